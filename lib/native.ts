@@ -1,0 +1,172 @@
+/**
+ * The typed door to the C++ addon: one interface row per native export (native/bindings/addon.cc), loaded on first
+ * use. Every exported function and method is wrapped so that a native failure is a GalvaniError with the caller's
+ * stack. Nothing else in lib touches the addon.
+ */
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { fromNative, GalvaniError } from './errors.js';
+
+/** Element types of stored tensors, in the safetensors spelling. */
+export type DType =
+  | 'F64'
+  | 'F32'
+  | 'F16'
+  | 'BF16'
+  | 'F8_E4M3'
+  | 'F8_E5M2'
+  | 'I64'
+  | 'I32'
+  | 'I16'
+  | 'I8'
+  | 'U64'
+  | 'U32'
+  | 'U16'
+  | 'U8'
+  | 'BOOL';
+
+/** Cancels the tasks it was passed to. One flag may serve several tasks. */
+export interface CancelFlag {
+  cancel(): void;
+}
+
+/** Options every native task takes. */
+export interface TaskOptions {
+  readonly cancel?: CancelFlag;
+  /** Called on the JavaScript thread, at most every 50 ms and once at the end. */
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+export interface TensorInfo {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly bytes: number;
+  /** Path of the shard that holds it. */
+  readonly file: string;
+}
+
+/** An opened checkpoint: a table of views into mapped files. Freed when nothing refers to it. */
+export interface NativeCheckpoint {
+  readonly path: string;
+  /** Bytes of tensor data, all shards. */
+  readonly bytes: number;
+  /** Sorted. */
+  names(): string[];
+  info(name: string): TensorInfo;
+  /** Values widened to float32 (F64 is rounded). Integer tensors: UNSUPPORTED. */
+  read(name: string): { readonly dtype: DType; readonly shape: readonly number[]; readonly data: Float32Array };
+  /** The stored bytes, copied. */
+  raw(name: string): Uint8Array;
+  files(): string[];
+  /** `__metadata__` of the file (of all shards; the first wins). */
+  metadata(): Record<string, string>;
+}
+
+export interface TensorBytes {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly data: Uint8Array;
+}
+
+export interface CpuInfo {
+  /** The code path in use; GALVANI_ISA=portable|avx2 lowers it. */
+  readonly isa: 'portable' | 'avx2' | 'avx512';
+  readonly threads: number;
+  /** What the CPU reports, in /proc/cpuinfo's spelling. */
+  readonly features: readonly string[];
+}
+
+export interface CudaStatus {
+  readonly status: 'ok' | 'no-backend' | 'no-driver' | 'no-device' | 'error';
+  readonly reason: string;
+}
+
+export interface Native {
+  readonly CancelFlag: new () => CancelFlag;
+  openCheckpoint(path: string): NativeCheckpoint;
+  writeSafetensors(path: string, tensors: readonly TensorBytes[], metadata?: Readonly<Record<string, string>>): void;
+  cpuInfo(): CpuInfo;
+  cudaStatus(): CudaStatus;
+}
+
+type AnyFunction = (this: unknown, ...args: unknown[]) => unknown;
+
+function wrapped(fn: AnyFunction): AnyFunction {
+  return function (this: unknown, ...args: unknown[]): unknown {
+    try {
+      const result = fn.apply(this, args);
+      if (!(result instanceof Promise)) return result;
+      return result.catch((cause: unknown) => {
+        throw fromNative(cause);
+      });
+    } catch (cause) {
+      throw fromNative(cause);
+    }
+  };
+}
+
+function wrapMethods(prototype: object): void {
+  for (const [name, property] of Object.entries(Object.getOwnPropertyDescriptors(prototype))) {
+    if (name === 'constructor' || typeof property.value !== 'function' || !property.configurable) continue;
+    Object.defineProperty(prototype, name, { ...property, value: wrapped(property.value as AnyFunction) });
+  }
+}
+
+function load(): Native {
+  const require = createRequire(import.meta.url);
+  const root = fileURLToPath(new URL('..', import.meta.url));
+  // GALVANI_ADDON: path of another build of the addon, e.g. the one with sanitizers.
+  const override = process.env.GALVANI_ADDON;
+  let addon: Record<string, unknown>;
+  try {
+    addon = (override ? require(override) : require('node-gyp-build')(root)) as Record<string, unknown>;
+  } catch (cause) {
+    const where = override ? `GALVANI_ADDON=${override}` : root;
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new GalvaniError(
+      'NATIVE_MISSING',
+      `the native addon cannot be loaded (${where}). Build it with: npx galvani-build\n${reason}`,
+      { cause },
+    );
+  }
+  const door: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(addon)) {
+    if (typeof value !== 'function') continue;
+    const isClass = /^[A-Z]/.test(name);
+    if (isClass) wrapMethods(value.prototype as object);
+    door[name] = isClass ? value : wrapped(value as AnyFunction);
+  }
+  return door as unknown as Native;
+}
+
+let loaded: Native | undefined;
+
+/** The addon. Errors: NATIVE_MISSING, saying how to build it. */
+export function native(): Native {
+  loaded ??= load();
+  return loaded;
+}
+
+/**
+ * Runs a native task under an AbortSignal: `start` gets the task options to pass on.
+ * Errors: ABORTED when the signal fires, with the signal's reason as cause.
+ */
+export async function withSignal<T>(
+  signal: AbortSignal | undefined,
+  start: (options: Pick<TaskOptions, 'cancel'>) => Promise<T>,
+): Promise<T> {
+  if (!signal) return start({});
+  const aborted = () => new GalvaniError('ABORTED', 'aborted by the caller', { cause: signal.reason });
+  if (signal.aborted) throw aborted();
+  const cancel = new (native().CancelFlag)();
+  const onAbort = () => cancel.cancel();
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await start({ cancel });
+  } catch (error) {
+    throw error instanceof GalvaniError && error.code === 'ABORTED' ? aborted() : error;
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}

@@ -1,0 +1,24 @@
+// The export list. Mirrored by the Native interface of lib/native.ts, row by row.
+//
+//   task.cc        CancelFlag                    cancels a running task
+//   checkpoint.cc  NativeCheckpoint              names, info, read, raw, files, bytes, metadata
+//                  openCheckpoint(path), writeSafetensors(path, tensors, metadata?)
+//   device.cc      cpuInfo(), cudaStatus()
+#include "bindings/addon.h"
+
+namespace galvani {
+namespace {
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new AddonState());  // deleted with the environment
+  init_tasks(env, exports);
+  init_checkpoint(env, exports);
+  init_device(env, exports);
+  return exports;
+}
+
+}  // namespace
+}  // namespace galvani
+
+static Napi::Object galvani_init(Napi::Env env, Napi::Object exports) { return galvani::init(env, exports); }
+NODE_API_MODULE(galvani, galvani_init)

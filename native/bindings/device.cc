@@ -1,0 +1,54 @@
+// What this machine can do, for `galvani doctor` and for tests that say why they are skipped.
+#include "bindings/addon.h"
+#include "bindings/convert.h"
+#include "core/parallel.h"
+#include "core/simd.h"
+
+namespace galvani {
+namespace {
+
+std::vector<std::string> cpu_features() {
+  std::vector<std::string> out;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+#define GALVANI_FEATURE(gcc_name, name) \
+  if (__builtin_cpu_supports(gcc_name)) out.push_back(name)
+  GALVANI_FEATURE("avx2", "avx2");
+  GALVANI_FEATURE("fma", "fma");
+  GALVANI_FEATURE("f16c", "f16c");
+  GALVANI_FEATURE("avx512f", "avx512f");
+  GALVANI_FEATURE("avx512bw", "avx512bw");
+  GALVANI_FEATURE("avx512dq", "avx512dq");
+  GALVANI_FEATURE("avx512vl", "avx512vl");
+  GALVANI_FEATURE("avx512bf16", "avx512_bf16");
+  GALVANI_FEATURE("amx-tile", "amx_tile");
+  GALVANI_FEATURE("amx-bf16", "amx_bf16");
+#undef GALVANI_FEATURE
+#endif
+  return out;
+}
+
+// {isa, threads, features}: isa is the code path in use (GALVANI_ISA may lower it), features what the CPU reports.
+Napi::Value cpu_info(const Napi::CallbackInfo& info) {
+  Napi::Object out = Napi::Object::New(info.Env());
+  out.Set("isa", isa_name(cpu_isa()));
+  out.Set("threads", available_threads());
+  out.Set("features", js_array(info.Env(), cpu_features()));
+  return out;
+}
+
+Napi::Value cuda_status(const Napi::CallbackInfo& info) {
+  Napi::Object out = Napi::Object::New(info.Env());
+  out.Set("status", "no-backend");
+  out.Set("reason", "this version has no CUDA backend");
+  return out;
+}
+
+}  // namespace
+
+void init_device(Napi::Env env, Napi::Object exports) {
+  exports.Set("cpuInfo", Napi::Function::New(env, cpu_info, "cpuInfo"));
+  exports.Set("cudaStatus", Napi::Function::New(env, cuda_status, "cudaStatus"));
+}
+
+}  // namespace galvani
