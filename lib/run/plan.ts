@@ -1,0 +1,32 @@
+/** What an experiment hands to the runner. */
+import type { Prompt, Trial, TrialResult } from '../types.js';
+import type { NamedReducer } from './key.js';
+import type { Json, JsonObject } from './rows.js';
+
+export interface Reducer extends NamedReducer {
+  /** Small numbers kept in the ledger in place of the captures. Runs right after the trial, in this process. */
+  readonly apply: (result: TrialResult, prompt: Prompt) => Json;
+}
+
+export interface PlannedTrial {
+  readonly trial: Trial;
+  readonly label: string;
+  /** Facts the analysis needs: item, task, condition, layer, gold … Not part of the key. */
+  readonly meta: JsonObject;
+  readonly reduce?: Reducer;
+}
+
+/** Trials that refer to each other; never split over two requests. */
+export interface Bundle {
+  /** Bundles of one group go to the same shard: later stages of an experiment may depend on earlier ones of the group. */
+  readonly group: string;
+  readonly trials: readonly PlannedTrial[];
+}
+
+export interface Plan {
+  readonly experiment: string;
+  /** Trials in all bundles, for the progress display. */
+  readonly trials: number;
+  /** Built one at a time: prompts hold decoded images. May be walked more than once. */
+  readonly bundles: () => Iterable<Bundle> | AsyncIterable<Bundle>;
+}

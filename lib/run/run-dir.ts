@@ -1,0 +1,137 @@
+/**
+ * A run directory: run.json (what was asked, of which models), plan.jsonl (what each ledger key means), ledger.jsonl
+ * (results). With shards each process has its own plan and ledger file; reading merges them.
+ */
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { GalvaniError } from '../errors.js';
+import { JsonLines } from './json-lines.js';
+import { contentKey } from './key.js';
+import { Ledger } from './ledger.js';
+import type { Json, JsonObject, PlanRow } from './rows.js';
+import type { PlanLog } from './runner.js';
+import { planIdentity, type Shard, shardFile, wholeRun } from './shards.js';
+
+export interface RunModel {
+  readonly name: string;
+  readonly dir: string;
+  readonly fingerprint: string;
+  /** Decoder layers. */
+  readonly layers: number;
+}
+
+export interface RunRecord {
+  readonly format: 1;
+  readonly galvani: string;
+  readonly node: string;
+  /** The study as it was asked, defaults filled in. */
+  readonly definition: JsonObject;
+  readonly models: readonly RunModel[];
+  /** What the report needs and no row carries, such as region cuts. */
+  readonly facts: JsonObject;
+}
+
+/** Writes beside, flushes, renames: a reader sees the old file or the new one. */
+export function writeAtomic(path: string, content: string | Uint8Array): void {
+  const temporary = `${path}.${process.pid}.tmp`;
+  try {
+    const fd = openSync(temporary, 'w');
+    try {
+      const bytes = typeof content === 'string' ? Buffer.from(content, 'utf8') : content;
+      for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done);
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+    renameSync(temporary, path);
+  } catch (cause) {
+    rmSync(temporary, { force: true });
+    throw new GalvaniError('IO', `${path}: writing failed: ${(cause as Error).message}`, { cause });
+  }
+}
+
+export function readRunRecord(dir: string): RunRecord {
+  const path = join(dir, 'run.json');
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (cause) {
+    throw new GalvaniError('FILE_NOT_FOUND', `${path}: not found; ${dir} is not a run directory`, { cause });
+  }
+  let record: RunRecord;
+  try {
+    record = JSON.parse(text) as RunRecord;
+  } catch (cause) {
+    throw new GalvaniError('BAD_FILE', `${path}: not JSON`, { cause });
+  }
+  if (record.format !== 1) {
+    throw new GalvaniError('BAD_FILE', `${path}: expected format 1, got ${String(record.format)}`);
+  }
+  return record;
+}
+
+/** What decides whether the plan rows on disk still belong to the question asked. */
+function identity(record: RunRecord): string {
+  return contentKey({
+    definition: record.definition,
+    models: record.models.map(({ name, fingerprint }) => [name, fingerprint]),
+  });
+}
+
+export class RunDir implements Disposable {
+  readonly dir: string;
+  readonly ledger: Ledger;
+  readonly planLog: PlanLog;
+  readonly #plan: JsonLines<PlanRow>;
+
+  /**
+   * Opens a run directory for writing, creating it when needed. A changed question (definition or models) drops this
+   * shard's plan rows but keeps the ledger: what was computed for the same trial is never computed again.
+   * @throws LEDGER when another process writes the same shard or a file is damaged.
+   */
+  constructor(dir: string, record: RunRecord, shard: Shard = wholeRun) {
+    this.dir = dir;
+    mkdirSync(dir, { recursive: true });
+    const planPath = join(dir, shardFile('plan', shard));
+    this.ledger = new Ledger(join(dir, shardFile('ledger', shard)));
+    try {
+      if (changed(dir, record)) rmSync(planPath, { force: true });
+      writeAtomic(join(dir, 'run.json'), `${JSON.stringify(record, null, 2)}\n`);
+      this.#plan = new JsonLines<PlanRow>(planPath);
+    } catch (cause) {
+      this.ledger.close();
+      throw cause;
+    }
+    const known = new Set(this.#plan.loaded.map(planIdentity));
+    this.planLog = {
+      append: (rows) => {
+        const fresh = rows.filter((row) => !known.has(planIdentity(row)));
+        for (const row of fresh) known.add(planIdentity(row));
+        this.#plan.append(fresh);
+      },
+    };
+  }
+
+  close(): void {
+    this.#plan.close();
+    this.ledger.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+function changed(dir: string, record: RunRecord): boolean {
+  try {
+    return identity(readRunRecord(dir)) !== identity(record);
+  } catch (cause) {
+    if (cause instanceof GalvaniError && cause.code === 'FILE_NOT_FOUND') return true;
+    throw cause;
+  }
+}
+
+/** Fails early when a value that goes into run.json could not be read back as it is. */
+export function asJson(value: unknown): Json {
+  return JSON.parse(JSON.stringify(value)) as Json;
+}
