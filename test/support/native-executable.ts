@@ -1,0 +1,74 @@
+/** Builds and runs the plain C++ test executables (native/<room>/<name>_test.cc), which print "N passed, N failed". */
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const folder = `${root}build-tests`;
+
+function run(command: string, args: string[]): void {
+  const result = spawnSync(command, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });
+  if (result.status !== 0)
+    throw new Error(`${command} ${args.join(' ')} failed:\n${result.error ?? ''}${result.stdout}${result.stderr}`);
+}
+
+/** Test files run side by side in their own processes; they build in one folder, so they take turns. */
+function withLock(work: () => void): void {
+  const lock = `${folder}/.lock`;
+  mkdirSync(folder, { recursive: true });
+  for (;;) {
+    try {
+      mkdirSync(lock);
+      break;
+    } catch {
+      const age = Date.now() - (statSync(lock, { throwIfNoEntry: false })?.mtimeMs ?? Date.now());
+      if (age > 600_000) rmSync(lock, { recursive: true, force: true }); // left by a killed run
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
+    }
+  }
+  try {
+    work();
+  } finally {
+    rmSync(lock, { recursive: true, force: true });
+  }
+}
+
+/** Builds these executables into build-tests/. */
+export function buildNativeTests(names: readonly string[]): void {
+  withLock(() => {
+    const options = ['-DCMAKE_BUILD_TYPE=Release', '-DGALVANI_TESTS=ON', '-DGALVANI_CUDA=OFF'];
+    run('cmake', ['-S', '.', '-B', folder, ...options]);
+    run('cmake', ['--build', folder, '-j', String(availableParallelism()), '--target', ...names]);
+  });
+}
+
+export function hasCmake(): boolean {
+  return spawnSync('cmake', ['--version']).status === 0;
+}
+
+/** The instruction sets this CPU can be asked to use through GALVANI_ISA. */
+export function availableIsas(): string[] {
+  const flags = /^flags\s*:(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.split(' ') ?? [];
+  const has = (...wanted: string[]) => wanted.every((flag) => flags.includes(flag));
+  const isas = ['portable'];
+  if (has('avx2', 'fma', 'f16c')) isas.push('avx2');
+  if (has('avx2', 'fma', 'avx512f', 'avx512bw', 'avx512dq', 'avx512vl')) isas.push('avx512');
+  return isas;
+}
+
+/** Runs one executable; returns what it counted. `output` has its messages. */
+export function runNativeTest(
+  name: string,
+  env: Record<string, string> = {},
+): { passed: number; failed: number; output: string } {
+  const result = spawnSync(`${folder}/${name}`, {
+    encoding: 'utf8',
+    env: { ...process.env, ...env },
+    maxBuffer: 1 << 28,
+  });
+  const output = `${result.stdout}${result.stderr}`;
+  const counts = /^(\d+) passed, (\d+) failed$/m.exec(output);
+  if (!counts) throw new Error(`${name} ended with ${result.signal ?? result.status} before it counted:\n${output}`);
+  return { passed: Number(counts[1]), failed: Number(counts[2]), output };
+}
