@@ -59,5 +59,23 @@ export interface ParityRecord {
   readonly batch: { readonly cases: string[]; readonly greedy: number[][] };
 }
 
+/** One trial of hooks/<model>.json. `interventions` are records of lib/types.ts, see test/fixtures/README.md. */
+export interface HookTrial {
+  readonly id: string;
+  readonly interventions: readonly Record<string, unknown>[];
+  readonly logitsRows: number[];
+  readonly greedy?: number[];
+}
+
+export interface HookRecord {
+  readonly model: string;
+  readonly messages: ParityCase['messages'];
+  readonly sourceMessages: ParityCase['messages'];
+  readonly rows: number;
+  readonly spans: Readonly<Record<'image' | 'question' | 'system', [number, number][]>>;
+  readonly nextPosition: number;
+  readonly trials: HookTrial[];
+}
+
 /** The checkpoints below test/fixtures/models. */
 export const fixtureModels = ['tied-mha', 'untied-gqa', 'untied-gqa-sharded-bf16', 'tied-mqa-bf16'] as const;
