@@ -6,6 +6,7 @@
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { fromNative, GalvaniError } from './errors.js';
+import type { RunStats } from './types.js';
 
 /** Element types of stored tensors, in the safetensors spelling. */
 export type DType =
@@ -82,7 +83,85 @@ export interface CudaStatus {
   readonly reason: string;
 }
 
+export type NativeRange = readonly [start: number, end: number]; // end −1: open, generated rows included
+
+/** An intervention with spans, heads and sources resolved to numbers (native/model/interventions.h). */
+export interface NativeEdit {
+  readonly site: string;
+  readonly op: string;
+  readonly tower: string;
+  readonly layers: readonly number[];
+  readonly heads?: readonly number[];
+  readonly rows: readonly NativeRange[];
+  readonly keys?: readonly (readonly NativeRange[])[];
+  readonly vector?: Float32Array;
+  readonly scalar?: number;
+  readonly source?: number;
+  readonly sourceRows?: readonly NativeRange[];
+  readonly seed?: number;
+  readonly prefill: boolean;
+  readonly decode: boolean;
+  readonly measure?: string;
+  readonly capture?: number;
+}
+
+export interface NativeTrial {
+  readonly prompt: number;
+  readonly model: string;
+  readonly edits: readonly NativeEdit[];
+  readonly captures: number;
+  readonly maxTokens: number;
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly seed?: number;
+  readonly stopTokens?: readonly number[];
+  readonly scoreTokens?: readonly number[];
+  readonly klTo?: number;
+}
+
+export interface NativeRequest {
+  readonly images: readonly { readonly pixels: Float32Array; readonly grid: readonly number[] }[];
+  readonly prompts: readonly {
+    readonly ids: Int32Array;
+    readonly positions: Int32Array;
+    readonly nextPosition: number;
+    readonly images: readonly { readonly image: number; readonly start: number; readonly count: number }[];
+  }[];
+  readonly trials: readonly NativeTrial[];
+}
+
+export interface NativeTrialResult {
+  readonly tokens: Int32Array;
+  readonly logprobs: Float32Array;
+  readonly truncated: boolean;
+  readonly scoreLogprobs: Float32Array;
+  readonly kl: number;
+  readonly captures: readonly { readonly shape: readonly number[]; readonly data: Float32Array }[];
+}
+
+export interface NativeModelSpec {
+  /** ModelConfig of lib/models; the fields decoder and vision are read. */
+  readonly config: object;
+  readonly checkpoints: readonly NativeCheckpoint[];
+  /** canonical tensor name → [index into checkpoints, tensor name] */
+  readonly tensors: Readonly<Record<string, readonly [checkpoint: number, name: string]>>;
+}
+
+/** Runs requests, one at a time. Models are tables of views; equal bytes are shared between them. */
+export interface NativeEngine {
+  readonly threads: number;
+  addModel(name: string, spec: NativeModelSpec): { readonly parameters: number };
+  removeModel(name: string): boolean;
+  /** Progress: done = 1000 · stage + share of it in thousandths; stages vision, prefill, decode. */
+  run(
+    request: NativeRequest,
+    options?: TaskOptions,
+  ): Promise<{ readonly trials: readonly NativeTrialResult[]; readonly stats: RunStats }>;
+}
+
 export interface Native {
+  readonly NativeEngine: new (threads?: number) => NativeEngine;
   readonly CancelFlag: new () => CancelFlag;
   openCheckpoint(path: string): NativeCheckpoint;
   writeSafetensors(path: string, tensors: readonly TensorBytes[], metadata?: Readonly<Record<string, string>>): void;

@@ -3,6 +3,7 @@
 //   task.cc        CancelFlag                    cancels a running task
 //   checkpoint.cc  NativeCheckpoint              names, info, read, raw, files, bytes, metadata
 //                  openCheckpoint(path), writeSafetensors(path, tensors, metadata?)
+//   engine.cc      NativeEngine                  addModel, removeModel, run, threads
 //   device.cc      cpuInfo(), cudaStatus()
 #include "bindings/addon.h"
 
@@ -13,6 +14,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new AddonState());  // deleted with the environment
   init_tasks(env, exports);
   init_checkpoint(env, exports);
+  init_engine(env, exports);
   init_device(env, exports);
   return exports;
 }

@@ -1,0 +1,402 @@
+/**
+ * The engine: opened models, grafts over them, and run(trials). One request runs at a time; others wait in line.
+ * All work a request's trials have in common is done once (native/model/plan.h).
+ */
+import { resolve } from 'node:path';
+import { readFolder } from './checkpoint/folder.js';
+import type { Graft } from './checkpoint/graft.js';
+import { type Checkpoint, openCheckpoint } from './checkpoint/safetensors.js';
+import { GalvaniError } from './errors.js';
+import { resolveIntervention } from './hooks/resolve.js';
+import type { ModelConfig, TensorNames } from './models/family.js';
+import { familyByName } from './models/registry.js';
+import {
+  type NativeEdit,
+  type NativeEngine,
+  type NativeRequest,
+  type NativeTrial,
+  type NativeTrialResult,
+  native,
+  withSignal,
+} from './native.js';
+import { loadProcessor, type Processor } from './processor/processor.js';
+import type { Capture, Prompt, RunStats, Trial, TrialResult } from './types.js';
+
+export interface EngineOptions {
+  /** Threads that compute. Default: as many as this process may use. */
+  readonly threads?: number;
+}
+
+export interface ModelInfo {
+  readonly name: string;
+  /** Folder of the checkpoint; a graft has the folder whose processor it uses (its embedding's donor). */
+  readonly dir: string;
+  readonly config: ModelConfig;
+  /** Decoder layers. */
+  readonly layers: number;
+  readonly parameters: number;
+  readonly graft?: Graft;
+}
+
+export type TrialOutcome =
+  | { readonly ok: true; readonly id: string; readonly result: TrialResult }
+  | { readonly ok: false; readonly id: string; readonly error: GalvaniError };
+
+export type RunStage = 'vision' | 'prefill' | 'decode';
+const stages: readonly RunStage[] = ['vision', 'prefill', 'decode'];
+
+export interface RunOptions {
+  readonly signal?: AbortSignal;
+  /** `done` of `total` within the stage. */
+  readonly onProgress?: (progress: { stage: RunStage; done: number; total: number }) => void;
+}
+
+export interface RunResult {
+  /** In the order of the trials. */
+  readonly outcomes: readonly TrialOutcome[];
+  readonly stats: RunStats;
+}
+
+/** What experiments need of an engine. */
+export interface TrialRunner {
+  run(trials: readonly Trial[], options?: RunOptions): Promise<RunResult>;
+}
+
+interface OpenModel {
+  readonly info: ModelInfo;
+  /** canonical tensor name → where it is read from */
+  readonly tensors: ReadonlyMap<string, { readonly checkpoint: Checkpoint; readonly name: string }>;
+}
+
+/** One part of a graft: which canonical names, from which donor. */
+function donorOf(canonical: string, graft: Graft): string {
+  const layer = /^layers\.(\d+)\./.exec(canonical);
+  if (layer) return graft.layers[Number(layer[1])]!;
+  if (canonical === 'embed') return graft.embed;
+  if (canonical === 'norm') return graft.norm;
+  if (canonical === 'head') return graft.head;
+  return canonical.startsWith('vision.merger.') ? graft.projector : graft.vision;
+}
+
+export class Engine implements TrialRunner, AsyncDisposable {
+  readonly #native: NativeEngine;
+  readonly #models = new Map<string, OpenModel>();
+  readonly #processors = new Map<string, Processor>();
+  #queue: Promise<unknown> = Promise.resolve();
+  #closed = false;
+
+  private constructor(engine: NativeEngine) {
+    this.#native = engine;
+  }
+
+  /** @throws NATIVE_MISSING, BAD_ARGUMENT */
+  static async open(options: EngineOptions = {}): Promise<Engine> {
+    return new Engine(new (native().NativeEngine)(options.threads));
+  }
+
+  /** Threads that compute. */
+  get threads(): number {
+    return this.#native.threads;
+  }
+
+  /**
+   * Opens a Hugging Face folder under a name. Weights are mapped, not read.
+   * @throws FILE_NOT_FOUND, BAD_CONFIG, BAD_FILE, TENSOR_MISSING, SHAPE_MISMATCH, UNSUPPORTED
+   */
+  async addModel(name: string, dir: string): Promise<ModelInfo> {
+    this.#assertOpen();
+    this.#assertFree(name);
+    const folder = readFolder(resolve(dir));
+    const checkpoint = openCheckpoint(folder.dir);
+    const names: TensorNames = familyByName(folder.config.family).tensorNames(
+      checkpoint.names(),
+      folder.config,
+      folder.dir,
+    );
+    const tensors = new Map(Object.entries(names).map(([canonical, path]) => [canonical, { checkpoint, name: path }]));
+    return this.#register(name, folder.dir, folder.config, tensors);
+  }
+
+  /**
+   * Opens a graft over opened models: a table of views, no bytes are read or written.
+   * @throws BAD_ARGUMENT (unknown donor, wrong number of layers), SHAPE_MISMATCH (donors of different architecture)
+   */
+  addGraft(name: string, graft: Graft): ModelInfo {
+    this.#assertOpen();
+    this.#assertFree(name);
+    const embedDonor = this.#open(graft.embed);
+    const { config } = embedDonor.info;
+    const donors = new Set([...graft.layers, graft.embed, graft.vision, graft.projector, graft.norm, graft.head]);
+    for (const donor of donors) this.#assertSameShape(embedDonor.info, this.#open(donor).info);
+    if (graft.layers.length !== config.decoder.layers) {
+      throw new GalvaniError(
+        'BAD_ARGUMENT',
+        `graft '${name}': expected a donor for each of ${config.decoder.layers} layers, got ${graft.layers.length}`,
+      );
+    }
+    const tensors = new Map<string, { checkpoint: Checkpoint; name: string }>();
+    for (const canonical of embedDonor.tensors.keys()) {
+      if (canonical === 'head') continue;
+      tensors.set(canonical, this.#open(donorOf(canonical, graft)).tensors.get(canonical)!);
+    }
+    // A tied head is its donor's embedding, which need not be the graft's own.
+    const headDonor = this.#open(graft.head);
+    tensors.set('head', headDonor.tensors.get('head') ?? headDonor.tensors.get('embed')!);
+    return this.#register(name, embedDonor.info.dir, config, tensors, graft);
+  }
+
+  removeModel(name: string): void {
+    this.#open(name);
+    this.#models.delete(name);
+    this.#native.removeModel(name);
+  }
+
+  /** @throws BAD_ARGUMENT naming the models that are open */
+  model(name: string): ModelInfo {
+    return this.#open(name).info;
+  }
+
+  /** Tokenizer, chat template and image settings of a model's folder; loaded on first use. */
+  processor(name: string): Processor {
+    const { dir } = this.model(name);
+    let processor = this.#processors.get(dir);
+    if (!processor) {
+      processor = loadProcessor(dir);
+      this.#processors.set(dir, processor);
+    }
+    return processor;
+  }
+
+  /**
+   * Runs the trials of one request. A trial that cannot run (unknown span, spans of unequal length, …) is an outcome
+   * with its error, as is every trial that reads from it; the others run.
+   * @throws ABORTED, CLOSED, OUT_OF_MEMORY; BAD_ARGUMENT for duplicate ids
+   */
+  run(trials: readonly Trial[], options: RunOptions = {}): Promise<RunResult> {
+    const turn = this.#queue.then(() => this.#run(trials, options));
+    this.#queue = turn.catch(() => undefined);
+    return turn;
+  }
+
+  /** Waits for what runs; requests after this fail with CLOSED. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.#queue;
+    for (const name of this.#models.keys()) this.#native.removeModel(name);
+    this.#models.clear();
+    this.#processors.clear();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #run(trials: readonly Trial[], options: RunOptions): Promise<RunResult> {
+    this.#assertOpen();
+    const plan = this.#plan(trials);
+    const { signal, onProgress } = options;
+    const progress = onProgress && {
+      onProgress: (done: number) =>
+        onProgress({ stage: stages[Math.min(2, Math.floor(done / 1000))]!, done: done % 1000, total: 999 }),
+    };
+    const response = await withSignal(signal, (cancel) =>
+      this.#native.run(plan.request, { ...cancel, ...(progress || {}) }),
+    );
+    const outcomes = trials.map((trial): TrialOutcome => {
+      const error = plan.errors.get(trial.id);
+      if (error) return { ok: false, id: trial.id, error };
+      return { ok: true, id: trial.id, result: this.#result(trial, response.trials[plan.index.get(trial.id)!]!) };
+    });
+    return { outcomes, stats: response.stats };
+  }
+
+  #result(trial: Trial, raw: NativeTrialResult): TrialResult {
+    const captures: Record<string, Capture> = {};
+    let slot = 0;
+    (trial.interventions ?? []).forEach((intervention, i) => {
+      if (intervention.op === 'capture') captures[intervention.name ?? `capture ${i}`] = raw.captures[slot++]!;
+    });
+    const score = trial.score && {
+      score: { logprobs: raw.scoreLogprobs, ...(trial.score.klTo === undefined ? {} : { kl: raw.kl }) },
+    };
+    return {
+      id: trial.id,
+      tokens: raw.tokens,
+      logprobs: raw.logprobs,
+      text: raw.tokens.length ? this.processor(trial.model).tokenizer.decode(raw.tokens, { skipSpecial: true }) : '',
+      truncated: raw.truncated,
+      captures,
+      ...score,
+    };
+  }
+
+  /** The request in numbers, without the trials that cannot run. */
+  #plan(trials: readonly Trial[]): {
+    request: NativeRequest;
+    index: Map<string, number>;
+    errors: Map<string, GalvaniError>;
+  } {
+    const byId = new Map<string, Trial>();
+    for (const trial of trials) {
+      if (byId.has(trial.id)) throw new GalvaniError('BAD_ARGUMENT', `trials: two have the id '${trial.id}'`);
+      byId.set(trial.id, trial);
+    }
+    const errors = this.#findErrors(trials, byId);
+    const runnable = trials.filter(({ id }) => !errors.has(id));
+    const index = new Map(runnable.map(({ id }, i) => [id, i]));
+    const located = new Map(runnable.map((trial, i) => [trial.id, { index: i, trial }]));
+
+    const images = new Map<string, number>();
+    const prompts = new Map<Prompt, number>();
+    const request = { images: [], prompts: [], trials: [] } as {
+      images: NativeRequest['images'][number][];
+      prompts: NativeRequest['prompts'][number][];
+      trials: NativeTrial[];
+    };
+    for (const trial of runnable) {
+      const { prompt } = trial;
+      let promptIndex = prompts.get(prompt);
+      if (promptIndex === undefined) {
+        promptIndex = request.prompts.length;
+        prompts.set(prompt, promptIndex);
+        const places = prompt.images.map(({ image, start, count }) => {
+          let imageIndex = images.get(image.hash);
+          if (imageIndex === undefined) {
+            imageIndex = request.images.length;
+            images.set(image.hash, imageIndex);
+            request.images.push({ pixels: image.pixels, grid: image.grid });
+          }
+          return { image: imageIndex, start, count };
+        });
+        const { ids, positions, nextPosition } = prompt;
+        request.prompts.push({ ids, positions, nextPosition, images: places });
+      }
+      request.trials.push(this.#nativeTrial(trial, promptIndex, located));
+    }
+    return { request, index, errors };
+  }
+
+  #nativeTrial(
+    trial: Trial,
+    prompt: number,
+    trials: ReadonlyMap<string, { readonly index: number; readonly trial: Trial }>,
+  ): NativeTrial {
+    const { config } = this.model(trial.model);
+    const { generate = {}, score } = trial;
+    let captures = 0;
+    const edits: NativeEdit[] = (trial.interventions ?? []).map((intervention, i) =>
+      resolveIntervention(intervention, i, intervention.op === 'capture' ? captures++ : -1, { trial, config, trials }),
+    );
+    return {
+      prompt,
+      model: trial.model,
+      edits,
+      captures,
+      maxTokens: generate.maxTokens ?? 0,
+      temperature: generate.temperature ?? 0,
+      topK: generate.topK ?? 0,
+      topP: generate.topP ?? 1,
+      seed: generate.seed ?? 0,
+      stopTokens: generate.stopTokens ?? config.stopTokens,
+      ...(score?.tokens && { scoreTokens: score.tokens }),
+      ...(score?.klTo !== undefined && { klTo: trials.get(score.klTo)!.index }),
+    };
+  }
+
+  /** Why each trial that cannot run cannot: its own fault, or a trial it reads from. */
+  #findErrors(trials: readonly Trial[], byId: ReadonlyMap<string, Trial>): Map<string, GalvaniError> {
+    const errors = new Map<string, GalvaniError>();
+    const all = new Map(trials.map((trial, index) => [trial.id, { index, trial }]));
+    for (const trial of trials) {
+      try {
+        checkGeneration(trial);
+        if (trial.score?.klTo !== undefined && !byId.has(trial.score.klTo)) {
+          throw new GalvaniError('BAD_ARGUMENT', `trial '${trial.id}', score.klTo: no trial '${trial.score.klTo}'`);
+        }
+        this.#nativeTrial(trial, 0, all);
+      } catch (error) {
+        if (!(error instanceof GalvaniError)) throw error;
+        errors.set(trial.id, error);
+      }
+    }
+    for (let changed = errors.size > 0; changed; ) {
+      changed = false;
+      for (const trial of trials) {
+        const failed = errors.has(trial.id) ? undefined : sourcesOf(trial).find((id) => errors.has(id));
+        if (failed === undefined) continue;
+        const cause = errors.get(failed)!;
+        errors.set(
+          trial.id,
+          new GalvaniError(cause.code, `trial '${trial.id}' reads from '${failed}': ${cause.message}`, { cause }),
+        );
+        changed = true;
+      }
+    }
+    return errors;
+  }
+
+  #register(name: string, dir: string, config: ModelConfig, tensors: OpenModel['tensors'], graft?: Graft): ModelInfo {
+    const checkpoints = [...new Set([...tensors.values()].map(({ checkpoint }) => checkpoint))];
+    const table = Object.fromEntries(
+      [...tensors].map(([canonical, at]) => [canonical, [checkpoints.indexOf(at.checkpoint), at.name] as const]),
+    );
+    const { parameters } = this.#native.addModel(name, { config, checkpoints, tensors: table });
+    const info: ModelInfo = { name, dir, config, layers: config.decoder.layers, parameters, ...(graft && { graft }) };
+    this.#models.set(name, { info, tensors });
+    return info;
+  }
+
+  #open(name: string): OpenModel {
+    const model = this.#models.get(name);
+    if (model) return model;
+    const known = [...this.#models.keys()].join(', ') || 'none';
+    throw new GalvaniError('BAD_ARGUMENT', `no model '${name}' is open; open models: ${known}`);
+  }
+
+  #assertFree(name: string): void {
+    if (this.#models.has(name)) throw new GalvaniError('BAD_ARGUMENT', `a model named '${name}' is already open`);
+  }
+
+  #assertOpen(): void {
+    if (this.#closed) throw new GalvaniError('CLOSED', 'the engine is closed');
+  }
+
+  #assertSameShape(a: ModelInfo, b: ModelInfo): void {
+    const shape = ({ config: { decoder, vision } }: ModelInfo): Record<string, unknown> => ({
+      ...Object.fromEntries(Object.entries(decoder).map(([key, value]) => [`decoder.${key}`, value])),
+      ...Object.fromEntries(Object.entries(vision ?? {}).map(([key, value]) => [`vision.${key}`, value])),
+    });
+    const left = shape(a);
+    const right = shape(b);
+    const keys = [...new Set([...Object.keys(left), ...Object.keys(right)])];
+    const different = keys.filter((key) => JSON.stringify(left[key]) !== JSON.stringify(right[key]));
+    if (different.length === 0) return;
+    const list = different.map((key) => `${key} ${JSON.stringify(left[key])} ≠ ${JSON.stringify(right[key])}`);
+    throw new GalvaniError('SHAPE_MISMATCH', `'${a.name}' and '${b.name}' differ in architecture: ${list.join('; ')}`);
+  }
+}
+
+/** Ids of the trials that a trial reads from. */
+function sourcesOf(trial: Trial): string[] {
+  const ids: string[] = [];
+  for (const { value } of trial.interventions ?? []) {
+    if (typeof value === 'object' && !(value instanceof Float32Array)) ids.push(value.trial);
+  }
+  if (trial.score?.klTo !== undefined) ids.push(trial.score.klTo);
+  return ids;
+}
+
+function checkGeneration({ id, generate = {} }: Trial): void {
+  const fail = (field: string, expected: string, got: unknown): never => {
+    throw new GalvaniError(
+      'BAD_ARGUMENT',
+      `trial '${id}', generate.${field}: expected ${expected}, got ${String(got)}`,
+    );
+  };
+  const { maxTokens = 0, temperature = 0, topK = 0, topP = 1, seed = 0 } = generate;
+  if (!Number.isInteger(maxTokens) || maxTokens < 0) fail('maxTokens', 'an integer ≥ 0', maxTokens);
+  if (!(temperature >= 0) || !Number.isFinite(temperature)) fail('temperature', 'a number ≥ 0', temperature);
+  if (!Number.isInteger(topK) || topK < 0) fail('topK', 'an integer ≥ 0', topK);
+  if (!(topP > 0 && topP <= 1)) fail('topP', 'a number in (0, 1]', topP);
+  if (!Number.isSafeInteger(seed) || seed < 0) fail('seed', 'an integer ≥ 0', seed);
+}

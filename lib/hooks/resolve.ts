@@ -1,0 +1,162 @@
+/** From an intervention in names to one in numbers: spans → rows, trials → indices, values → vectors. */
+import { GalvaniError } from '../errors.js';
+import type { ModelConfig } from '../models/family.js';
+import type { NativeEdit, NativeRange } from '../native.js';
+import type { Intervention, Op, Prompt, Range, Site, Tower, Trial, TrialSource } from '../types.js';
+import { resolveSpan, rowCount, type SpannedPrompt } from './spans.js';
+
+/** What resolving needs to know of the request around an intervention. */
+export interface ResolveContext {
+  readonly trial: Trial;
+  readonly config: ModelConfig;
+  /** Index and trial of every id in the request. */
+  readonly trials: ReadonlyMap<string, { readonly index: number; readonly trial: Trial }>;
+}
+
+const opsBySite: Readonly<Record<'attn_logits' | 'other', readonly Op[]>> = {
+  attn_logits: ['knockout', 'add', 'scale', 'capture'],
+  other: ['zero', 'mean', 'resample', 'patch', 'add', 'scale', 'capture'],
+};
+const perHead: readonly Site[] = ['q', 'k', 'v', 'attn_logits', 'z'];
+
+function bad(where: string, what: string): never {
+  throw new GalvaniError('BAD_ARGUMENT', `${where}: ${what}`);
+}
+
+/** Rows of a tower as a prompt of its own: image patches in the vision tower, image tokens in the projector. */
+function rowsOf(prompt: Prompt, tower: Tower, config: ModelConfig): SpannedPrompt {
+  if (tower === 'decoder') return prompt;
+  const merge = config.vision?.mergeSize ?? 1;
+  const unit = tower === 'projector' ? merge * merge : 1;
+  const spans: Record<string, readonly Range[]> = {};
+  let total = 0;
+  prompt.images.forEach(({ image }, i) => {
+    const rows = (image.grid[0] * image.grid[1] * image.grid[2]) / unit;
+    spans[`image ${i}`] = [[total, total + rows]];
+    total += rows;
+  });
+  spans.image = [[0, total]];
+  return { ids: new Int32Array(total), spans };
+}
+
+const toNative = (ranges: readonly Range[]): NativeRange[] =>
+  ranges.map(([start, end]) => [start, end === Number.POSITIVE_INFINITY ? -1 : end]);
+
+function isSource(value: Intervention['value']): value is TrialSource {
+  return typeof value === 'object' && value !== null && !(value instanceof Float32Array);
+}
+
+/** Layers and heads the tower has at this site. */
+function extent(site: Site, tower: Tower, config: ModelConfig): { layers: number; heads: number } {
+  if (tower === 'projector') return { layers: 1, heads: 0 };
+  if (tower === 'vision') return { layers: config.vision?.layers ?? 0, heads: config.vision?.heads ?? 0 };
+  const { layers, heads, kvHeads } = config.decoder;
+  return { layers, heads: site === 'k' || site === 'v' ? kvHeads : heads };
+}
+
+function checkIndices(values: readonly number[], limit: number, what: string, where: string): number[] {
+  for (const value of values) {
+    if (!Number.isInteger(value) || value < 0 || value >= limit) {
+      bad(where, `${what} ${value} does not exist; expected 0 … ${limit - 1}`);
+    }
+  }
+  return [...new Set(values)].sort((a, b) => a - b);
+}
+
+/**
+ * One intervention in numbers.
+ * @param capture slot of its result; −1 when it captures nothing.
+ * @throws BAD_ARGUMENT, SHAPE_MISMATCH (spans of unequal length), UNSUPPORTED; the message names trial and intervention.
+ */
+export function resolveIntervention(
+  intervention: Intervention,
+  index: number,
+  capture: number,
+  context: ResolveContext,
+): NativeEdit {
+  const { trial, config } = context;
+  const { site, op, tower = 'decoder', phase = 'both', value } = intervention;
+  const where = `trial '${trial.id}', interventions[${index}] (${op} at ${site})`;
+  const allowed = opsBySite[site === 'attn_logits' ? 'attn_logits' : 'other'];
+  if (!allowed.includes(op)) bad(where, `this site takes ${allowed.join(', ')}`);
+  if (tower !== 'decoder' && !config.vision) bad(where, `the model has no ${tower}`);
+
+  const { layers, heads } = extent(site, tower, config);
+  const edit: { -readonly [K in keyof NativeEdit]: NativeEdit[K] } = {
+    site,
+    op,
+    tower,
+    layers: site === 'logits' ? [] : checkIndices(intervention.layers, layers, `${tower} layer`, where),
+    rows: toNative(resolveSpan(rowsOf(trial.prompt, tower, config), intervention.rows ?? 'all', `${where}.rows`)),
+    prefill: phase !== 'decode',
+    decode: phase !== 'prefill',
+  };
+  if (intervention.heads) {
+    if (!perHead.includes(site)) bad(where, 'this site has no heads');
+    edit.heads = checkIndices(intervention.heads, heads, 'head', where);
+  }
+  if (intervention.keys) {
+    if (site !== 'attn_logits') bad(where, 'keys belong to attn_logits');
+    edit.keys = intervention.keys.map((span, i) => toNative(resolveSpan(trial.prompt, span, `${where}.keys[${i}]`)));
+  }
+
+  if (isSource(value)) {
+    if (op !== 'patch' && op !== 'resample' && op !== 'mean') bad(where, `${op} takes no source run`);
+    const source = context.trials.get(value.trial);
+    if (!source) bad(where, `the request has no trial '${value.trial}'`);
+    const span = value.span ?? intervention.rows ?? 'all';
+    const sourceRows = resolveSpan(rowsOf(source.trial.prompt, tower, config), span, `${where}.value.span`);
+    const closed = sourceRows.map(
+      ([start, end]): Range => [start, Math.min(end, rowsOf(source.trial.prompt, tower, config).ids.length)],
+    );
+    edit.source = source.index;
+    edit.sourceRows = toNative(closed);
+    if (value.seed !== undefined) edit.seed = value.seed;
+    if (op === 'patch') edit.rows = matchRows(edit.rows, closed, trial, source.trial, tower, config, where);
+  } else if (op === 'patch' || op === 'resample') {
+    bad(where, `value: expected a source run {trial, span?}, got ${value === undefined ? 'nothing' : typeof value}`);
+  } else if (value instanceof Float32Array) {
+    if (op !== 'add' && op !== 'mean') bad(where, `${op} takes no vector`);
+    edit.vector = value;
+  } else if (value !== undefined) {
+    if (op !== 'add' && op !== 'scale') bad(where, `${op} takes no number`);
+    if (!Number.isFinite(value)) bad(where, `value: expected a finite number, got ${value}`);
+    edit.scalar = value;
+  } else if (op === 'add' || op === 'scale') {
+    bad(where, `value: ${op} needs a ${op === 'scale' ? 'factor' : 'number or a vector'}`);
+  }
+
+  if (op === 'capture') {
+    edit.capture = capture;
+    if (site === 'attn_logits') {
+      edit.measure = intervention.measure ?? bad(where, 'measure: expected mass, entropy, lse or keyMass');
+      if (edit.measure === 'mass' && !edit.keys?.length) bad(where, 'keys: mass needs at least one key span');
+    } else if (intervention.measure) {
+      bad(where, 'measure belongs to attn_logits');
+    }
+  }
+  return edit;
+}
+
+/** Patched rows, closed at the prompt's end, as many as the source's. */
+function matchRows(
+  rows: readonly NativeRange[],
+  sourceRows: readonly Range[],
+  target: Trial,
+  source: Trial,
+  tower: Tower,
+  config: ModelConfig,
+  where: string,
+): NativeRange[] {
+  const limit = rowsOf(target.prompt, tower, config).ids.length;
+  const closed = rows.map(([start, end]): Range => [start, end === -1 ? limit : end]);
+  if (rowCount(closed) !== rowCount(sourceRows)) {
+    throw new GalvaniError(
+      'SHAPE_MISMATCH',
+      `${where}: the span has ${rowCount(closed)} rows here and ${rowCount(sourceRows)} in the source run '${source.id}'; ` +
+        'patched spans must be equally long (render the source image at the target grid, or choose another span)',
+      { details: { target: rowCount(closed), source: rowCount(sourceRows) } },
+    );
+  }
+  return toNative(closed);
+}
