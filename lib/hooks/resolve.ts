@@ -46,12 +46,14 @@ function isSource(value: Intervention['value']): value is TrialSource {
   return typeof value === 'object' && value !== null && !(value instanceof Float32Array);
 }
 
-/** Layers and heads the tower has at this site. */
-function extent(site: Site, tower: Tower, config: ModelConfig): { layers: number; heads: number } {
-  if (tower === 'projector') return { layers: 1, heads: 0 };
-  if (tower === 'vision') return { layers: config.vision?.layers ?? 0, heads: config.vision?.heads ?? 0 };
-  const { layers, heads, kvHeads } = config.decoder;
-  return { layers, heads: site === 'k' || site === 'v' ? kvHeads : heads };
+/** Layers, heads and numbers per row that the tower has at this site. */
+function extent(site: Site, tower: Tower, config: ModelConfig): { layers: number; heads: number; width: number } {
+  const { decoder, vision } = config;
+  if (tower === 'projector') return { layers: 1, heads: 0, width: decoder.width };
+  if (tower === 'vision') return { layers: vision?.layers ?? 0, heads: vision?.heads ?? 0, width: vision?.width ?? 0 };
+  const heads = site === 'k' || site === 'v' ? decoder.kvHeads : decoder.heads;
+  const width = site === 'logits' ? decoder.vocab : perHead.includes(site) ? heads * decoder.headDim : decoder.width;
+  return { layers: decoder.layers, heads, width };
 }
 
 function checkIndices(values: readonly number[], limit: number, what: string, where: string): number[] {
@@ -81,7 +83,7 @@ export function resolveIntervention(
   if (!allowed.includes(op)) bad(where, `this site takes ${allowed.join(', ')}`);
   if (tower !== 'decoder' && !config.vision) bad(where, `the model has no ${tower}`);
 
-  const { layers, heads } = extent(site, tower, config);
+  const { layers, heads, width } = extent(site, tower, config);
   const edit: { -readonly [K in keyof NativeEdit]: NativeEdit[K] } = {
     site,
     op,
@@ -117,6 +119,13 @@ export function resolveIntervention(
     bad(where, `value: expected a source run {trial, span?}, got ${value === undefined ? 'nothing' : typeof value}`);
   } else if (value instanceof Float32Array) {
     if (op !== 'add' && op !== 'mean') bad(where, `${op} takes no vector`);
+    if (site === 'attn_logits') bad(where, 'value: expected one number');
+    if (value.length !== width) {
+      throw new GalvaniError(
+        'SHAPE_MISMATCH',
+        `${where}.value: ${value.length} numbers, the site has ${width} per row`,
+      );
+    }
     edit.vector = value;
   } else if (value !== undefined) {
     if (op !== 'add' && op !== 'scale') bad(where, `${op} takes no number`);

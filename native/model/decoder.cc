@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <string>
 
 #include "core/status.h"
 #include "ops/activation.h"
@@ -163,7 +164,7 @@ struct EditTable {
 };
 
 // Rows (or heads) touched by the same edits form a class.
-uint8_t class_of(std::map<std::vector<uint8_t>, uint8_t>& classes, const std::vector<uint8_t>& members) {
+uint8_t class_of(std::map<std::string, uint8_t>& classes, const std::string& members) {
   const auto [it, fresh] = classes.try_emplace(members, static_cast<uint8_t>(classes.size()));
   if (classes.size() > 255) throw Error(Code::kUnsupported, "attn_logits: more than 255 distinct combinations of edits in one run");
   return it->second;
@@ -175,15 +176,15 @@ std::unique_ptr<EditTable> score_edits(const Block& block, const std::vector<Key
     if (bound.edit->site == Site::kAttnLogits) edits.push_back(bound.edit);
   if (edits.empty()) return nullptr;
   auto made = std::make_unique<EditTable>();
-  std::map<std::vector<uint8_t>, uint8_t> head_classes, row_classes;
+  std::map<std::string, uint8_t> head_classes, row_classes;
   for (int32_t h = 0; h < heads; ++h) {
-    std::vector<uint8_t> members;
+    std::string members;
     for (const Edit* edit : edits)
       members.push_back(edit->heads.empty() || std::find(edit->heads.begin(), edit->heads.end(), h) != edit->heads.end());
     made->head_class.push_back(class_of(head_classes, members));
   }
   for (int32_t r = 0; r < block.full; ++r) {
-    std::vector<uint8_t> members;
+    std::string members;  // one flag per edit
     for (const Edit* edit : edits) members.push_back(contains(edit->rows, block.rows[r]));
     made->row_class.push_back(class_of(row_classes, members));
   }
@@ -238,11 +239,11 @@ void add_segments(Job& job, const std::vector<CaptureSink*>& sinks) {
   cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
   job.cuts = cuts;
   // Intervals that belong to the same spans of every capture are one segment.
-  std::map<std::vector<uint8_t>, int32_t> segments;
+  std::map<std::string, int32_t> segments;
   job.segment_of.clear();
   for (size_t i = 0; i <= cuts.size(); ++i) {
     const int32_t key = i == 0 ? (cuts.empty() || cuts[0] > 0 ? 0 : -1) : cuts[i - 1];
-    std::vector<uint8_t> members;
+    std::string members;
     for (const CaptureSink* sink : sinks)
       for (const RowRanges& span : sink->edit().keys) members.push_back(key >= 0 && contains(span, key));
     job.segment_of.push_back(segments.try_emplace(members, static_cast<int32_t>(segments.size())).first->second);

@@ -35,7 +35,8 @@ describe.each([...fixtureModels])('%s', (model) => {
     const { data } = tensors.read(`${spec.name}/pixel_values`);
     let offset = 0;
     const images = prompt.images.map((place, i) => {
-      const pixels = data.slice(offset, (offset += place.image.pixels.length));
+      const pixels = data.slice(offset, offset + place.image.pixels.length);
+      offset += pixels.length;
       return { ...place, image: { ...place.image, pixels, hash: `${spec.name} ${i}` } };
     });
     return { ...prompt, images };
