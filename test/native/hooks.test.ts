@@ -136,8 +136,8 @@ describe('interventions', () => {
 
 describe('read-outs of the unedited run', () => {
   const n = record.rows;
-  // Both sides are float32: a score s carries about |s|·ε·√(depth·width) of rounding, and a probability at most a
-  // quarter of its score's error (d softmax = p(1 − p) ds).
+  // Both sides are float32: a score s carries about |s|·ε·√(depth·width) of rounding; a probability (or a mass) then
+  // moves by at most half of it: dp = p(1 − p)(ds − mean ds), |ds − mean ds| ≤ 2 |ds|.
   const largestScore = expected('attention/lse').reduce((most, x) => Math.max(most, Math.abs(x)), 0);
   const scoreError = largestScore * 2 ** -23 * Math.sqrt(layers * 64);
   const heads = 4;
@@ -154,7 +154,7 @@ describe('read-outs of the unedited run', () => {
         for (let h = 0; h < heads; h++)
           for (let k = 0; k < n; k++)
             worst = Math.max(worst, Math.abs(data[((l * n + r) * heads + h) * n + k]! - pattern(l, h, r, k)));
-    expect(worst).toBeLessThan(scoreError / 4);
+    expect(worst).toBeLessThan(scoreError / 2);
   });
 
   test('mass of spans, keyMass, entropy and lse', () => {
@@ -192,7 +192,7 @@ describe('read-outs of the unedited run', () => {
         }
       }
     expect(worst.mass).toBeLessThan(scoreError / 2);
-    expect(worst.keyMass).toBeLessThan(scoreError / 4);
+    expect(worst.keyMass).toBeLessThan(scoreError / 2);
     expect(worst.entropy).toBeLessThan(scoreError * Math.log(n));
     expect(worst.lse).toBeLessThan(scoreError);
   });
