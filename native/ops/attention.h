@@ -5,9 +5,11 @@
 // q and out are float32 rows of H·D; keys and values float32 rows of D per KV head. A key with logical index i is
 // visible to a row with limit L when i ≤ L: causal rows carry their own index as limit, bidirectional rows INT32_MAX.
 //
-// Accumulation: float32, keys in list order, one key after the other, so that the result depends neither on how the
-// keys are cut into runs, nor on the batch, nor on threads, and removing keys is bit-equal to blocking them.
-// attention.cc is the specification (softmax_state.h over runs); attention_avx2.cc, attention_avx512.cc the fast forms.
+// Accumulation: float32, keys in list order, one key after the other, measured from the row's exact maximum, so that
+// the result depends neither on how the keys are cut into runs, nor on the batch, nor on threads, and removing keys is
+// bit-equal to blocking them. A key that no row may see is never read; a key that only some rows may see must be finite.
+// attention.cc cuts the work into tiles and has the specification; attention_kernel.h is the tile, compiled once per
+// instruction set. Hooks are per-run vectors of the tile, so the path without hooks is the same code.
 #pragma once
 #include <cstdint>
 

@@ -1,13 +1,12 @@
 #include "ops/matmul.h"
 
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <string>
 
 #include "core/simd.h"
 #include "core/status.h"
 #include "ops/matmul_kernel.h"
+#include "ops/scratch.h"
 
 namespace galvani {
 namespace {
@@ -28,22 +27,6 @@ void run_block_here(const MatmulBlock& block) {
   }
 #endif
   matmul_block_portable(block);
-}
-
-// A cache-line aligned buffer per thread that only grows.
-float* thread_scratch(int64_t floats) {
-  struct Free {
-    void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
-  };
-  thread_local std::unique_ptr<float[], Free> buffer;
-  thread_local int64_t size = 0;
-  if (floats > size) {
-    buffer.reset();
-    size = 0;
-    buffer.reset(static_cast<float*>(::operator new[](floats * sizeof(float), std::align_val_t{64})));
-    size = floats;
-  }
-  return buffer.get();
 }
 
 constexpr int64_t kBlockRows = 96;        // a chunk of X of this height (384 KB) stays in L2 while W streams past

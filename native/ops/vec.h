@@ -41,12 +41,14 @@ GALVANI_INLINE Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 GALVANI_INLINE Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 GALVANI_INLINE Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 GALVANI_INLINE Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+// b if either is NaN: a possible NaN goes second, to live on.
 GALVANI_INLINE Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 GALVANI_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 
 GALVANI_INLINE IntVec load_int(const int32_t* p) { return _mm512_loadu_si512(p); }
 GALVANI_INLINE Mask at_least(IntVec a, int32_t b) { return _mm512_cmpge_epi32_mask(a, _mm512_set1_epi32(b)); }
 GALVANI_INLINE Mask greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+GALVANI_INLINE Mask equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 GALVANI_INLINE Vec select(Mask m, Vec yes, Vec no) { return _mm512_mask_blend_ps(m, no, yes); }
 
 GALVANI_INLINE Vec round_even(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -106,6 +108,7 @@ GALVANI_INLINE Mask at_least(IntVec a, int32_t b) {
   return _mm256_castsi256_ps(_mm256_xor_si256(less, _mm256_set1_epi32(-1)));
 }
 GALVANI_INLINE Mask greater(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
+GALVANI_INLINE Mask equal(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 GALVANI_INLINE Vec select(Mask m, Vec yes, Vec no) { return _mm256_blendv_ps(no, yes, m); }
 
 GALVANI_INLINE Vec round_even(Vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -161,6 +164,7 @@ GALVANI_INLINE Vec mul(Vec a, Vec b) { return a * b; }
 GALVANI_INLINE Vec div(Vec a, Vec b) { return a / b; }
 GALVANI_INLINE Vec select(Mask m, Vec yes, Vec no) { return (Vec)((m & (IntVec)yes) | (~m & (IntVec)no)); }
 GALVANI_INLINE Mask greater(Vec a, Vec b) { return a > b; }
+GALVANI_INLINE Mask equal(Vec a, Vec b) { return a == b; }
 GALVANI_INLINE Vec max(Vec a, Vec b) { return select(a > b, a, b); }
 GALVANI_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 

@@ -2,7 +2,7 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { availableIsas, buildNativeTests, hasCmake, runNativeTest } from '../support/native-executable.js';
 
-const executables = ['matmul_test'];
+const executables = ['matmul_test', 'attention_test'];
 if (!hasCmake()) console.warn('native op tests skipped: cmake is not installed');
 
 describe.skipIf(!hasCmake())('native ops', () => {
