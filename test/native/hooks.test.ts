@@ -3,6 +3,7 @@
  * trials of the fixture in one request, so that the sharing planner is under test as well.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { readFolder } from '../../lib/checkpoint/folder.js';
 import { Engine, type RunResult } from '../../lib/engine.js';
 import { layerRange } from '../../lib/hooks/interventions.js';
 import { buildPrompt } from '../../lib/processor/prompt.js';
@@ -136,10 +137,11 @@ describe('interventions', () => {
 
 describe('read-outs of the unedited run', () => {
   const n = record.rows;
-  // Both sides are float32: a score s carries about |s|·ε·√(depth·width) of rounding; a probability (or a mass) then
+  // Both sides are float32: a score s carries about |s|·ε·√K of rounding, K the sums behind it (layers · (q, o, up, down)); a probability (or a mass) then
   // moves by at most half of it: dp = p(1 − p)(ds − mean ds), |ds − mean ds| ≤ 2 |ds|.
   const largestScore = expected('attention/lse').reduce((most, x) => Math.max(most, Math.abs(x)), 0);
-  const scoreError = largestScore * 2 ** -23 * Math.sqrt(layers * 64);
+  const { width, mlpWidth } = readFolder(fixturePath(`models/${model}`)).config.decoder;
+  const scoreError = largestScore * 2 ** -23 * Math.sqrt(layers * (3 * width + mlpWidth));
   const heads = 4;
   /** The materialised probability [L, H, n, n]. */
   const pattern = (layer: number, head: number, row: number, key: number): number =>
