@@ -4,7 +4,14 @@ import { z } from 'zod';
 import { readOptionalJson } from '../checkpoint/json-file.js';
 import { GalvaniError } from '../errors.js';
 
+/**
+ * Whose arithmetic: transformers has two image processors that differ in the last bits. 'torchvision' is the one it
+ * takes when torchvision is installed (AutoProcessor of Qwen2.5-VL needs it); 'pillow' is its fallback.
+ */
+export type ImageBackend = 'torchvision' | 'pillow';
+
 export interface ImageSettings {
+  readonly backend: ImageBackend;
   /** Side of a patch in pixels. */
   readonly patchSize: number;
   /** Frames per patch; a still image is repeated. */
@@ -66,7 +73,7 @@ function findConfig(dir: string): { value: unknown; path: string } | undefined {
 }
 
 /** undefined when the folder has no image processor (text-only). @throws BAD_CONFIG, UNSUPPORTED */
-export function loadImageSettings(dir: string): ImageSettings | undefined {
+export function loadImageSettings(dir: string, backend: ImageBackend = 'torchvision'): ImageSettings | undefined {
   const found = findConfig(dir);
   if (!found) return undefined;
   const result = schema.safeParse(found.value);
@@ -85,6 +92,7 @@ export function loadImageSettings(dir: string): ImageSettings | undefined {
     throw new GalvaniError('BAD_CONFIG', `${found.path}: min_pixels ${minPixels} exceeds max_pixels ${maxPixels}`);
   }
   return {
+    backend,
     patchSize: config.patch_size,
     temporalPatchSize: config.temporal_patch_size,
     mergeSize: config.merge_size,

@@ -1,4 +1,4 @@
-/** Decoded image → the pixel patches the vision tower reads, as Qwen2VLImageProcessor (Pillow backend) makes them. */
+/** Decoded image → the pixel patches the vision tower reads, as Qwen2VLImageProcessor makes them. */
 import { createHash } from 'node:crypto';
 import { GalvaniError } from '../errors.js';
 import type { PixelPatches } from '../types.js';
@@ -56,18 +56,28 @@ function targetSize(
   return image;
 }
 
-/** float32 value of each byte per channel: rescaled in float64, rounded, then (x − mean) / std in float32. */
-function pixelTable(settings: ImageSettings): Float32Array {
+/** float32 value of one byte: Pillow's backend rescales in float64, then subtracts and divides in float32. */
+function pillowValue(byte: number, rescale: number | null, mean: number, std: number): number {
+  const scaled = Math.fround(rescale === null ? byte : byte * rescale);
+  return Math.fround(Math.fround(scaled - Math.fround(mean)) / Math.fround(std));
+}
+
+/** torchvision's backend folds the factor into mean and std, all in float32. */
+function torchvisionValue(byte: number, rescale: number | null, mean: number, std: number): number {
+  const unfold = rescale === null ? 1 : Math.fround(1 / rescale);
+  const shift = Math.fround(Math.fround(mean) * unfold);
+  return Math.fround(Math.fround(byte - shift) / Math.fround(Math.fround(std) * unfold));
+}
+
+/** float32 value of each byte per channel, [3, 256]. */
+function pixelTable({ backend, rescale, normalize }: ImageSettings): Float32Array {
   const table = new Float32Array(3 * 256);
+  const value = backend === 'pillow' ? pillowValue : torchvisionValue;
   for (let channel = 0; channel < 3; channel++) {
     for (let byte = 0; byte < 256; byte++) {
-      let value = Math.fround(settings.rescale === null ? byte : byte * settings.rescale);
-      if (settings.normalize) {
-        const mean = Math.fround(settings.normalize.mean[channel]!);
-        const std = Math.fround(settings.normalize.std[channel]!);
-        value = Math.fround(Math.fround(value - mean) / std);
-      }
-      table[channel * 256 + byte] = value;
+      table[channel * 256 + byte] = normalize
+        ? value(byte, rescale, normalize.mean[channel]!, normalize.std[channel]!)
+        : pillowValue(byte, rescale, 0, 1);
     }
   }
   return table;
@@ -105,8 +115,8 @@ function patchify(image: RgbImage, settings: ImageSettings): Float32Array {
 }
 
 function contentHash(image: RgbImage, settings: ImageSettings): string {
-  const { patchSize, temporalPatchSize, mergeSize, rescale, normalize } = settings;
-  const about = { patchSize, temporalPatchSize, mergeSize, rescale, normalize, width: image.width };
+  const { backend, patchSize, temporalPatchSize, mergeSize, rescale, normalize } = settings;
+  const about = { backend, patchSize, temporalPatchSize, mergeSize, rescale, normalize, width: image.width };
   return createHash('sha256').update(JSON.stringify(about)).update(image.data).digest('hex').slice(0, 32);
 }
 
@@ -120,7 +130,7 @@ export function imagePatches(image: RgbImage, settings: ImageSettings, options: 
     );
   }
   const { width, height } = targetSize(image, settings, options);
-  const resized = resizeBicubic(image, width, height);
+  const resized = resizeBicubic(image, width, height, settings.backend === 'pillow' ? 'pillow13' : 'horizontal');
   return {
     pixels: patchify(resized, settings),
     grid: [1, height / settings.patchSize, width / settings.patchSize],

@@ -23,7 +23,7 @@ function meanError(a: Float32Array, b: Float32Array): number {
 describe.each(fixtureModels)('prompts of %s equal transformers', (model) => {
   const record = readFixtureJson<ParityRecord>(`parity/${model}.json`);
   const tensors = readFixtureTensors(`parity/${model}.safetensors`);
-  const processor = loadProcessor(fixturePath(`models/${model}`));
+  const processor = loadProcessor(fixturePath(`models/${model}`), { imageBackend: 'pillow' });
 
   it.each(record.cases)('$name', async (expected) => {
     const prompt = await buildPrompt(processor, parityMessages(expected));

@@ -16,7 +16,7 @@ export function readFixtureJson<T>(relative: string): T {
   return JSON.parse(readFileSync(fixturePath(relative), 'utf8')) as T;
 }
 
-/** Every float32 or int32 tensor of a safetensors file, by name; int32 comes as float32 (exact below 2^24). */
+/** Every float32 or uint8 tensor of a safetensors file, by name, as float32. */
 export function readFixtureTensors(relative: string): Map<string, FixtureTensor> {
   const file = readFileSync(fixturePath(relative));
   const headerEnd = 8 + Number(file.readBigUInt64LE(0));
@@ -29,8 +29,8 @@ export function readFixtureTensors(relative: string): Map<string, FixtureTensor>
     if (name === '__metadata__') continue;
     const bytes = file.subarray(headerEnd + entry.data_offsets[0], headerEnd + entry.data_offsets[1]);
     const copy = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength);
-    if (entry.dtype !== 'F32' && entry.dtype !== 'I32') throw new Error(`${name}: fixture dtype ${entry.dtype}`);
-    const data = entry.dtype === 'F32' ? new Float32Array(copy) : Float32Array.from(new Int32Array(copy));
+    if (entry.dtype !== 'F32' && entry.dtype !== 'U8') throw new Error(`${name}: fixture dtype ${entry.dtype}`);
+    const data = entry.dtype === 'F32' ? new Float32Array(copy) : Float32Array.from(new Uint8Array(copy));
     tensors.set(name, { shape: entry.shape, data });
   }
   return tensors;
