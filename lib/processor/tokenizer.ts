@@ -10,7 +10,10 @@ export interface Tokenizer {
   decode(ids: ArrayLike<number>, options?: { readonly skipSpecial?: boolean }): string;
   /** undefined when the vocabulary has no such token. */
   tokenId(token: string): number | undefined;
-  /** UTF-8 bytes [start, end) of `normalize(text)` that each id of `encode(text)` stands for. @throws UNSUPPORTED */
+  /**
+   * UTF-8 bytes [start, end) of `normalize(text)` that each id of `encode(text)` stands for.
+   * @throws BAD_ARGUMENT (a word the vocabulary lacks), UNSUPPORTED (ids that do not spell the text)
+   */
   offsets(text: string, ids: ArrayLike<number>): Int32Array;
   /** The text as the model's vocabulary sees it (Unicode normal form). */
   normalize(text: string): string;
@@ -51,12 +54,15 @@ class CheckpointTokenizer implements Tokenizer {
   readonly #hub: HubInterface;
   readonly #added: ReadonlySet<number>;
   readonly #bytes: ReadonlyMap<string, number> | undefined;
+  readonly #unknown: number | undefined;
   readonly #form: 'NFC' | 'NFD' | 'NFKC' | 'NFKD' | undefined;
 
   constructor(json: JsonObject, config: JsonObject) {
     this.#hub = new HubTokenizer(json, config) as unknown as HubInterface;
     const added = (json.added_tokens ?? []) as { id: number }[];
     this.#added = new Set(added.map((token) => token.id));
+    const unknown = (json.model as { unk_token?: string | null } | undefined)?.unk_token;
+    this.#unknown = unknown == null ? undefined : this.#hub.token_to_id(unknown);
     this.#bytes = mentions(json.decoder, 'ByteLevel') ? byteOfCharacter() : undefined;
     this.#form = (['NFC', 'NFD', 'NFKC', 'NFKD'] as const).find((form) => mentions(json.normalizer, form));
   }
@@ -99,6 +105,12 @@ class CheckpointTokenizer implements Tokenizer {
       while (!matches() && at < bytes.length && isSpace(bytes[at]!)) at++;
       if (!matches()) {
         const got = bytes.subarray(at, at + 24).toString('utf8');
+        if (ids[i] === this.#unknown) {
+          const word = bytes.subarray(at).toString('utf8').split(/\s/, 1)[0];
+          throw new GalvaniError('BAD_ARGUMENT', `the vocabulary has no token for ${JSON.stringify(word)}`, {
+            details: { word },
+          });
+        }
         throw new GalvaniError(
           'UNSUPPORTED',
           `token ${i} (id ${ids[i]}) cannot be found in the text at byte ${at}: expected ` +

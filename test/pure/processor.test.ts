@@ -76,6 +76,58 @@ describe('tokenizer equals transformers', () => {
   });
 });
 
+describe('a word-level vocabulary', () => {
+  const words = ['<unk>', '<|image_pad|>', '<|im_start|>', '<|im_end|>', 'user', 'assistant', 'how', 'many', '?', '2'];
+  const added = words.slice(1, 4).map((content, i) => ({
+    id: i + 1,
+    content,
+    single_word: false,
+    lstrip: false,
+    rstrip: false,
+    normalized: false,
+    special: true,
+  }));
+  const dir = mkdtempSync(join(tmpdir(), 'galvani-words-'));
+  const json = {
+    version: '1.0',
+    added_tokens: added,
+    normalizer: null,
+    pre_tokenizer: { type: 'WhitespaceSplit' },
+    post_processor: null,
+    decoder: null,
+    model: { type: 'WordLevel', vocab: Object.fromEntries(words.map((word, i) => [word, i])), unk_token: '<unk>' },
+  };
+  writeFileSync(join(dir, 'tokenizer.json'), JSON.stringify(json));
+  writeFileSync(join(dir, 'tokenizer_config.json'), JSON.stringify({ clean_up_tokenization_spaces: false }));
+  writeFileSync(
+    join(dir, 'chat_template.jinja'),
+    '{% for m in messages %}<|im_start|>{{ m.role }}\n{% for p in m.content %}{% if p.type == "image" %}<|image_pad|>' +
+      '{% else %}{{ p.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}<|im_start|>assistant{{ " " }}',
+  );
+  writeFileSync(join(dir, 'preprocessor_config.json'), '{"patch_size": 4, "min_pixels": 64, "max_pixels": 4096}');
+  const processor = loadProcessor(dir);
+
+  it('has spans though white space is no token', async () => {
+    const prompt = await buildPrompt(processor, {
+      question: 'how many  ?',
+      images: [noiseImage(16, 8, 1)],
+      answer: '2',
+    });
+    expect([...prompt.ids]).toEqual([2, 4, 1, 1, 6, 7, 8, 3, 2, 5, 9]);
+    expect(prompt.spans.image).toEqual([[2, 4]]);
+    expect(prompt.spans.question).toEqual([[4, 7]]);
+    expect(prompt.spans.answer).toEqual([[10, 11]]);
+    expect(prompt.spans.system).toBeUndefined();
+    expect(processor.tokenizer.decode(prompt.ids, { skipSpecial: true })).toBe('user how many ? assistant 2');
+  });
+
+  it('names a word it does not know', async () => {
+    const error = await failure(() => buildPrompt(processor, { question: 'how many apples ?' }));
+    expect(error.code).toBe('BAD_ARGUMENT');
+    expect(error.message).toContain('"apples"');
+  });
+});
+
 describe('conversations equal transformers', () => {
   it.each(record.chats)('$model: $name', async (chat) => {
     const options: PromptOptions = {
