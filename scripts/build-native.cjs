@@ -1,17 +1,20 @@
 #!/usr/bin/env node
 'use strict';
-// Builds the addon: a working binary is kept (unless --force), else cmake, else node-gyp.
+// Builds the addon: a working prebuilt binary is kept, else cmake builds, else the C++ compiler alone.
 // Run by `npm run setup` in a clone and by hand as `npx galvani-build` after an install without a prebuilt binary;
 // there is no install script, since package managers block those by default.
 const { spawnSync } = require('node:child_process');
 const { existsSync } = require('node:fs');
 const { availableParallelism } = require('node:os');
 const { join } = require('node:path');
+const gxx = require('./build-with-gxx.cjs');
 
 const root = join(__dirname, '..');
 const say = (message) => console.log(`[galvani] ${message}`);
 const works = (command) => spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0;
-const run = (command, args) => {
+const force = process.argv.includes('--force');
+
+function run(command, args) {
   const result = spawnSync(command, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });
   const log = `${result.stdout ?? ''}${result.stderr ?? ''}`;
   for (const line of log.split('\n')) {
@@ -20,37 +23,45 @@ const run = (command, args) => {
   }
   if (result.status !== 0) process.stderr.write(log);
   return result.status === 0;
-};
-const binary = join(root, 'build', 'Release', 'galvani.node');
-const force = process.argv.includes('--force');
+}
 
-if (!force && !existsSync(join(root, '.git'))) {
+function prebuiltWorks() {
+  if (force || existsSync(join(root, '.git'))) return false;
   try {
     require(require('node-gyp-build').resolve(root));
+    return true;
+  } catch {
+    return false; // none for this platform: build it
+  }
+}
+
+async function main() {
+  if (prebuiltWorks()) {
     say('native binary found, nothing to build');
-    process.exit(0);
-  } catch {
-    // none for this platform: build it
+    return true;
   }
-}
-let built = false;
-if (works('cmake')) {
-  const generator = existsSync(join(root, 'build', 'CMakeCache.txt')) || !works('ninja') ? [] : ['-G', 'Ninja'];
-  built =
-    run('cmake', ['-S', '.', '-B', 'build', ...generator, '-DCMAKE_BUILD_TYPE=Release']) &&
-    run('cmake', ['--build', 'build', '-j', String(availableParallelism())]);
-} else {
-  say('cmake not found: building the CPU backend alone with node-gyp');
-  let gyp;
-  try {
-    gyp = require.resolve('node-gyp/bin/node-gyp.js');
-  } catch {
-    // npm puts node-gyp on PATH
+  if (works('cmake') && (works('ninja') || works('make'))) {
+    const generator = existsSync(join(root, 'build', 'CMakeCache.txt')) || !works('ninja') ? [] : ['-G', 'Ninja'];
+    return (
+      run('cmake', ['-S', '.', '-B', 'build', ...generator, '-DCMAKE_BUILD_TYPE=Release']) &&
+      run('cmake', ['--build', 'build', '-j', String(availableParallelism())])
+    );
   }
-  built = gyp ? run(process.execPath, [gyp, 'rebuild']) : run('node-gyp', ['rebuild']);
+  if (!gxx.compilerWorks()) return false;
+  say('cmake not found: building the CPU backend with the C++ compiler alone (no CUDA)');
+  await gxx.build(say);
+  return true;
 }
-if (!built) {
-  console.error('[galvani] native build failed. Needed: g++ >= 11 with cmake >= 3.22, or g++, make and python3.');
-  process.exit(1);
-}
-say(`native addon built: ${binary}`);
+
+main()
+  .catch((error) => {
+    console.error(`[galvani] ${error.message}`);
+    return false;
+  })
+  .then((built) => {
+    if (built) return say(`native addon ready: ${join(root, 'build', 'Release', 'galvani.node')}`);
+    console.error(
+      '[galvani] native build failed. Needed: a C++20 compiler (g++ 11 or newer, or CXX=…); cmake is optional.',
+    );
+    process.exitCode = 1;
+  });

@@ -1,15 +1,28 @@
 'use strict';
-// Lists the native sources of one kind for binding.gyp, by the same name rules as CMakeLists.txt.
-const { readdirSync } = require('node:fs');
+// Lists the native sources of one kind by the same name rules as CMakeLists.txt; prints them for binding.gyp.
+const { existsSync, readdirSync } = require('node:fs');
 const { join } = require('node:path');
 
 const rooms = ['core', 'io', 'ops', 'device', 'model', 'weights'];
-const kind = process.argv[2];
 const root = join(__dirname, '..', 'native');
-const sources = (room) =>
-  readdirSync(join(root, room), { withFileTypes: true })
+
+function inRoom(room) {
+  if (!existsSync(join(root, room))) return [];
+  return readdirSync(join(root, room), { withFileTypes: true })
     .filter((entry) => entry.isFile() && entry.name.endsWith('.cc') && !/_(fuzz|test)\.cc$/.test(entry.name))
     .map((entry) => `native/${room}/${entry.name}`);
-const isa = (file) => /_(avx512|avx2)\.cc$/.exec(file)?.[1] ?? 'portable';
-const files = kind === 'bindings' ? sources('bindings') : rooms.flatMap(sources).filter((file) => isa(file) === kind);
-process.stdout.write(`${files.join('\n')}\n`);
+}
+
+/** 'avx512', 'avx2' or 'portable': the instruction set a file is compiled for. */
+function isa(file) {
+  return /_(avx512|avx2)\.cc$/.exec(file)?.[1] ?? 'portable';
+}
+
+/** Sources of a kind: one of the instruction sets, or 'bindings'. */
+function sourcesOf(kind) {
+  return kind === 'bindings' ? inRoom('bindings') : rooms.flatMap(inRoom).filter((file) => isa(file) === kind);
+}
+
+module.exports = { isa, sourcesOf };
+
+if (require.main === module) process.stdout.write(`${sourcesOf(process.argv[2]).join('\n')}\n`);
