@@ -43,6 +43,7 @@ GALVANI_INLINE Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 GALVANI_INLINE Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 // b if either is NaN: a possible NaN goes second, to live on.
 GALVANI_INLINE Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+GALVANI_INLINE Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 GALVANI_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 
 GALVANI_INLINE IntVec load_int(const int32_t* p) { return _mm512_loadu_si512(p); }
@@ -100,6 +101,7 @@ GALVANI_INLINE Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 GALVANI_INLINE Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 GALVANI_INLINE Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 GALVANI_INLINE Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+GALVANI_INLINE Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 GALVANI_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 
 GALVANI_INLINE IntVec load_int(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
@@ -166,6 +168,7 @@ GALVANI_INLINE Vec select(Mask m, Vec yes, Vec no) { return (Vec)((m & (IntVec)y
 GALVANI_INLINE Mask greater(Vec a, Vec b) { return a > b; }
 GALVANI_INLINE Mask equal(Vec a, Vec b) { return a == b; }
 GALVANI_INLINE Vec max(Vec a, Vec b) { return select(a > b, a, b); }
+GALVANI_INLINE Vec min(Vec a, Vec b) { return select(a < b, a, b); }
 GALVANI_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 
 GALVANI_INLINE IntVec load_int(const int32_t* p) {

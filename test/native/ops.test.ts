@@ -2,7 +2,7 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { availableIsas, buildNativeTests, hasCmake, runNativeTest } from '../support/native-executable.js';
 
-const executables = ['matmul_test', 'attention_test'];
+const executables = ['matmul_test', 'attention_test', 'small_ops_test'];
 if (!hasCmake()) console.warn('native op tests skipped: cmake is not installed');
 
 describe.skipIf(!hasCmake())('native ops', () => {
@@ -13,7 +13,7 @@ describe.skipIf(!hasCmake())('native ops', () => {
       it(`${name} on ${isa}`, () => {
         const { passed, failed, output } = runNativeTest(name, { GALVANI_ISA: isa });
         expect(failed, output).toBe(0);
-        expect(passed).toBeGreaterThan(100);
+        expect(passed).toBeGreaterThan(50);
         expect(output).toContain(`, ${isa}\n`);
       });
 });

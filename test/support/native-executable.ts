@@ -1,11 +1,12 @@
 /** Builds and runs the plain C++ test executables (native/<room>/<name>_test.cc), which print "N passed, N failed". */
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
-const folder = `${root}build-tests`;
+// The addon's own build folder has the library compiled already; without it (built by node-gyp) a folder of our own.
+const folder = existsSync(`${root}build/CMakeCache.txt`) ? `${root}build` : `${root}build-tests`;
 
 function run(command: string, args: string[]): void {
   const result = spawnSync(command, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });
@@ -34,11 +35,10 @@ function withLock(work: () => void): void {
   }
 }
 
-/** Builds these executables into build-tests/. */
+/** Builds these executables. */
 export function buildNativeTests(names: readonly string[]): void {
   withLock(() => {
-    const options = ['-DCMAKE_BUILD_TYPE=Release', '-DGALVANI_TESTS=ON', '-DGALVANI_CUDA=OFF'];
-    run('cmake', ['-S', '.', '-B', folder, ...options]);
+    run('cmake', ['-S', '.', '-B', folder, '-DGALVANI_TESTS=ON']);
     run('cmake', ['--build', folder, '-j', String(availableParallelism()), '--target', ...names]);
   });
 }
