@@ -88,6 +88,7 @@ function drawBars(spec: BarChartSpec, canvas: Canvas): { height: number; body: s
     to: right,
     count: narrow ? 3 : 5,
   });
+  const leftwards = all.some((v) => v != null && v < 0);
   const base = x.at(Math.min(Math.max(0, x.min), x.max));
 
   const body: string[] = [hatch(key)];
@@ -163,9 +164,10 @@ function drawBars(spec: BarChartSpec, canvas: Canvas): { height: number; body: s
         const d = `M${round(a)} ${round(y + thick / 2)}H${round(b)}M${round(a)} ${round(y + thick / 2 - 3)}v6M${round(b)} ${round(y + thick / 2 - 3)}v6`;
         body.push(tag('path', { class: `whisker on-bar ${className}`, d }));
       }
-      body.push(
-        label(formatValue(entry.value, format), { class: `value ${className}`, x: tip + 6, y: middleOf(y, thick) }),
-      );
+      // Beside a bar that grows leftwards there is no sure room: then all values stand in a column at the right.
+      const place = leftwards ? { x: width - 2, 'text-anchor': 'end' } : { x: tip + 6 };
+      const shown = formatValue(entry.value, format);
+      body.push(label(shown, { class: `value ${className}`, ...place, y: middleOf(y, thick) }));
     });
   });
   body.push(tag('line', { class: 'axis', x1: base, x2: base, y1: top - 2, y2: bottom }));

@@ -48,9 +48,11 @@ function drawCells(spec: HeatMapSpec, canvas: Canvas): { height: number; body: s
   if (spec.rowLabel) body.push(label(spec.rowLabel, { class: 'axis-label', x: 0, y: fontSize }));
 
   for (const r of thinned(spec.rows.length, cellHeight, fontSize + 1)) {
-    const y = top + (r + 0.5) * cellHeight + 4;
-    const [text = ''] = wrapText(spec.rows[r]!, fontSize, labelRoom, 1);
-    body.push(label(text, { class: 'category', x: left - 8, y, 'text-anchor': 'end' }));
+    const lines = wrapText(spec.rows[r]!, fontSize, labelRoom, cellHeight >= 26 ? 2 : 1);
+    lines.forEach((line, i) => {
+      const y = top + (r + 0.5) * cellHeight + 4 + (i - (lines.length - 1) / 2) * 12.5;
+      body.push(label(line, { class: 'category', x: left - 8, y, 'text-anchor': 'end' }));
+    });
   }
   spec.rows.forEach((row, r) => {
     spec.columns.forEach((column, c) => {
@@ -142,7 +144,8 @@ function colorScale(
   stops.forEach((stop, i) => {
     const anchor = i === 0 ? 'start' : i === stops.length - 1 ? 'end' : 'middle';
     const x = left + ((stop - min) / (max - min)) * length;
-    const text = formatTick(stop, (max - min) / 20, spec.format);
+    const text =
+      spec.format === 'number' ? formatValue(stop, 'number') : formatTick(stop, (max - min) / 20, spec.format);
     out.push(label(text, { class: 'tick', x, y: top + 24, 'text-anchor': anchor }));
   });
   out.push(label(spec.valueLabel, { class: 'axis-label', x: left, y: top + 41 }));

@@ -2,7 +2,7 @@
 
 import type { Rate } from '../types.js';
 import { formatInterval, formatValue, type ValueFormat } from './format.js';
-import { makeScale, type Scale, textWidth, thinned } from './scale.js';
+import { makeScale, type Scale, textWidth, thinned, wrapText } from './scale.js';
 import {
   type Canvas,
   dashes,
@@ -77,7 +77,8 @@ function drawLines(spec: LineChartSpec, canvas: Canvas): { height: number; body:
   const height = spec.height ?? (narrow ? 250 : 300);
   const regions = spec.regions ?? [];
   const references = spec.references ?? [];
-  const header = headerRows(spec, width);
+  const axisLines = wrapText(spec.y.label, fontSize, width - 12, 2);
+  const header = headerRows(spec, axisLines, width);
   const top = 24 + 16 * (header - 1) + (regions.length > 0 ? 18 : 0);
   const bottom = height - 40;
   const values = spec.series.flatMap((s) => s.points.flatMap((p) => [p.y, p.low, p.high]));
@@ -104,9 +105,10 @@ function drawLines(spec: LineChartSpec, canvas: Canvas): { height: number; body:
   regions.forEach((region, index) => {
     const [a, b] = [edge(region.from, -1), edge(region.to, 1)];
     if (index % 2 === 0) body.push(tag('rect', { class: 'region', x: a, y: top, width: b - a, height: bottom - top }));
+    if (textWidth(region.label, fontSize) > b - a) return; // a name wider than its region would lie on its neighbour
     body.push(label(region.label, { class: 'region-label', x: (a + b) / 2, y: top - 7, 'text-anchor': 'middle' }));
   });
-  body.push(...yAxis(y, left, right, spec.y.label));
+  body.push(...yAxis(y, left, right, axisLines));
   body.push(...xAxis(places, x, pitch, bottom, (left + right) / 2, spec.x.label));
   references.forEach((reference, index) => {
     const at = y.at(reference.value);
@@ -157,11 +159,11 @@ function drawLines(spec: LineChartSpec, canvas: Canvas): { height: number; body:
 }
 
 /** Rows above the plot: the axis label, and the references beside it where they fit. */
-function headerRows(spec: LineChartSpec, width: number): number {
+function headerRows(spec: LineChartSpec, axisLines: readonly string[], width: number): number {
   const references = spec.references ?? [];
-  if (references.length === 0) return 1;
-  const beside = textWidth(spec.y.label, fontSize) + 20 + referenceWidth(references[0]!.label) <= width - 12;
-  return references.length + (beside ? 0 : 1);
+  if (references.length === 0) return axisLines.length;
+  const beside = widest(axisLines) + 20 + referenceWidth(references[0]!.label) <= width - 12;
+  return beside ? Math.max(axisLines.length, references.length) : axisLines.length + references.length;
 }
 
 function referenceWidth(text: string): number {
@@ -210,13 +212,13 @@ function whisker(p: Measured, at: number, y: Scale, className: string): string[]
 }
 
 /** Grid lines, tick labels, and the axis label above them. Shared with the scatter chart. */
-export function yAxis(y: Scale, left: number, right: number, text: string): string[] {
+export function yAxis(y: Scale, left: number, right: number, lines: readonly string[]): string[] {
   return [
     ...y.ticks.flatMap((tick) => [
       tag('line', { class: 'grid', x1: left, x2: right, y1: y.at(tick.value), y2: y.at(tick.value) }),
       label(tick.label, { class: 'tick', x: left - 6, y: y.at(tick.value) + 4, 'text-anchor': 'end' }),
     ]),
-    label(text, { class: 'axis-label', x: 0, y: fontSize }),
+    ...lines.map((line, i) => label(line, { class: 'axis-label', x: 0, y: fontSize + 16 * i })),
   ];
 }
 

@@ -22,7 +22,7 @@ export const pageScript = `
     row.append(mark.dataset.v);
     return row;
   };
-  const show = (target, event) => {
+  const show = (target, at) => {
     const hit = target.closest('.hit');
     const found = hit
       ? [...hit.ownerSVGElement.querySelectorAll('.mark:not(.off)')].filter((m) => m.dataset.i === hit.dataset.i)
@@ -33,17 +33,22 @@ export const pageScript = `
     if (key) { const head = document.createElement('b'); head.textContent = key; tip.append(head); }
     tip.append(...found.map(line));
     const box = tip.getBoundingClientRect();
-    const x = event.clientX + 16 + box.width > innerWidth ? event.clientX - box.width - 14 : event.clientX + 16;
-    const y = event.clientY + 16 + box.height > innerHeight ? event.clientY - box.height - 14 : event.clientY + 16;
+    const x = at.x + 16 + box.width > innerWidth ? at.x - box.width - 14 : at.x + 16;
+    const y = at.y + 16 + box.height > innerHeight ? at.y - box.height - 14 : at.y + 16;
     tip.style.transform = 'translate(' + Math.max(4, x) + 'px,' + Math.max(4, y) + 'px)';
     tip.style.visibility = 'visible';
   };
-  for (const type of ['pointermove', 'pointerdown']) document.addEventListener(type, (event) => {
-    const target = event.target;
-    if (target instanceof Element && target.closest('.chart>svg')) show(target, event);
+  let at = { x: -1, y: -1 };
+  const follow = () => {
+    const target = document.elementFromPoint(at.x, at.y);
+    if (target && target.closest('.chart>svg')) show(target, at);
     else tip.style.visibility = 'hidden';
-  });
-  document.addEventListener('scroll', () => { tip.style.visibility = 'hidden'; }, { passive: true });
+  };
+  for (const type of ['pointermove', 'pointerdown']) {
+    document.addEventListener(type, (event) => { at = { x: event.clientX, y: event.clientY }; follow(); });
+  }
+  // What lies under a pointer that stands still changes with the page.
+  document.addEventListener('scroll', follow, { passive: true });
   document.addEventListener('click', (event) => {
     const button = event.target instanceof Element ? event.target.closest('button') : null;
     if (!button) return;

@@ -167,12 +167,16 @@ tbody tr:hover>*{background:var(--tint)}
   @page{margin:18mm 16mm}
   body{font-size:10.5pt;background:none}
   .page{max-width:none;padding:0;margin:0}
-  .theme,nav.contents,details,.tip{display:none}
+  .theme,nav.contents,details,.save,.tip{display:none}
+  thead th{background:none}
   nav.contents{position:static}
   section{padding-top:1.8rem}
   figure,.answers li,.prose,tr{break-inside:avoid}
   h2,h3,figcaption{break-after:avoid}
-  .scroll{overflow:visible}
+  .scroll{overflow:visible;background:none}
+  table{font-size:8.5pt}
+  .spark{display:none}
+  th,td{padding-right:.6rem}
   *{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 }
 `;

@@ -67,13 +67,13 @@ interface RowPlace {
 }
 
 /** Neighbouring rows with the same label stand closer and share it. */
-function layOut(rows: readonly PointRow[]): RowPlace[] {
+function layOut(rows: readonly PointRow[], alone: number): RowPlace[] {
   const out: RowPlace[] = [];
   let y = 0;
   for (let start = 0; start < rows.length; ) {
     let end = start + 1;
     while (end < rows.length && rows[end]!.label === rows[start]!.label) end++;
-    const height = end - start > 1 ? 20 : 26;
+    const height = end - start > 1 ? 20 : alone;
     const blockHeight = (end - start) * height;
     for (let r = start; r < end; r++) {
       const at = y + (r - start + 0.5) * height;
@@ -89,10 +89,11 @@ function drawRows(spec: PointRangeSpec, groups: readonly string[], canvas: Canva
   const { width, narrow } = canvas;
   const { format } = spec.value;
   const reference = spec.reference === undefined ? { value: 0 } : spec.reference;
-  const places = layOut(spec.rows);
   const top = 12 + (reference && 'label' in reference ? 16 : 0);
-  const bottom = top + (places.at(-1)?.end ?? 0);
   const labelRoom = Math.min(widest(spec.rows.map((row) => row.label)) + 4, width * (narrow ? 0.34 : 0.34));
+  const wraps = spec.rows.some((row) => wrapText(row.label, fontSize, labelRoom, 2).length > 1);
+  const places = layOut(spec.rows, wraps ? 32 : 26);
+  const bottom = top + (places.at(-1)?.end ?? 0);
   const left = labelRoom + 14;
   const texts = spec.rows.map((row) => {
     const interval = narrow ? '' : formatInterval(row.low, row.high, format);

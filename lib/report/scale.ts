@@ -117,9 +117,9 @@ export function fitText(text: string, size: number, width: number): string {
   return `${letters.join('').trimEnd()}…`;
 }
 
-/** Breaks text into at most `lines` lines of `width` pixels at spaces, slashes and after colons; the last is cut. */
+/** Breaks text into at most `lines` lines of `width` pixels after spaces, slashes, colons and inner dots; the last is cut. */
 export function wrapText(text: string, size: number, width: number, lines: number): string[] {
-  const words = text.split(/(?<=[\s:/])/);
+  const words = text.split(/(?<=[\s:/])|(?<=\.)(?=[A-Za-z])/);
   const out: string[] = [''];
   for (const word of words) {
     const joined = out.at(-1)! + word;

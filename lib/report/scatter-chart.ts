@@ -2,8 +2,8 @@
 
 import { formatValue, type ValueFormat } from './format.js';
 import { yAxis } from './line-chart.js';
-import { makeScale } from './scale.js';
-import { type Canvas, label, marker, renderChart, says, seriesClass, tag, widest } from './svg.js';
+import { makeScale, wrapText } from './scale.js';
+import { type Canvas, fontSize, label, marker, renderChart, says, seriesClass, tag, widest } from './svg.js';
 import type { SeriesColor } from './theme.js';
 
 export interface ScatterAxis {
@@ -43,7 +43,8 @@ export function scatterChart(spec: ScatterChartSpec): string {
 
 function drawPoints(spec: ScatterChartSpec, { width, narrow }: Canvas): { height: number; body: string } {
   const height = narrow ? 270 : 340;
-  const [top, bottom] = [24, height - 42];
+  const axisLines = wrapText(spec.y.label, fontSize, width - 12, 2);
+  const [top, bottom] = [8 + 16 * axisLines.length, height - 42];
   const points = spec.series.flatMap((s) => s.points);
   const axis = (which: 'x' | 'y', from: number, to: number) =>
     makeScale({
@@ -60,7 +61,7 @@ function drawPoints(spec: ScatterChartSpec, { width, narrow }: Canvas): { height
   const left = Math.max(28, widest(y.ticks.map((t) => t.label)) + 10);
   const right = width - 18;
   const x = axis('x', left, right);
-  const body = yAxis(y, left, right, spec.y.label);
+  const body = yAxis(y, left, right, axisLines);
   for (const tick of x.ticks) {
     body.push(tag('line', { class: 'grid', x1: x.at(tick.value), x2: x.at(tick.value), y1: top, y2: bottom }));
     body.push(label(tick.label, { class: 'tick', x: x.at(tick.value), y: bottom + 17, 'text-anchor': 'middle' }));

@@ -40,6 +40,8 @@ export function cellText(column: Column, cell: Cell | undefined): string {
 
 /** A scrollable HTML table; rates carry their interval as text and as a small drawing. */
 export function tableHtml(table: Table): string {
+  // Many rates side by side are stacked in two lines, without the drawing.
+  const compact = table.columns.filter((column) => table.rows.some((row) => isRate(row[column.key]))).length > 3;
   const numeric = table.columns.map((column) => isNumeric(table, column));
   const cellClass = (i: number): string => (numeric[i] ? ' class="num"' : '');
   const head = table.columns
@@ -51,7 +53,7 @@ export function tableHtml(table: Table): string {
   const rows = table.rows.map((row) => {
     const cells = table.columns.map((column, i) => {
       const cell = row[column.key];
-      const inner = isRate(cell) ? rateHtml(cell) : escapeHtml(cellText(column, cell));
+      const inner = isRate(cell) ? rateHtml(cell, compact) : escapeHtml(cellText(column, cell));
       return i === 0 && !numeric[0] ? `<th scope="row">${inner}</th>` : `<td${cellClass(i)}>${inner}</td>`;
     });
     return `<tr>${cells.join('')}</tr>`;
@@ -64,11 +66,15 @@ function isNumeric(table: Table, column: Column): boolean {
   return table.rows.some((row) => typeof row[column.key] === 'number' || isRate(row[column.key]));
 }
 
-function rateHtml(rate: Rate): string {
+function rateHtml(rate: Rate, compact: boolean): string {
   const rest = leftOut(rate);
   const apart = rest.length > 0 ? `<span class="apart">${escapeHtml(rest.join(', '))}</span>` : '';
   if (rate.n === 0 || !Number.isFinite(rate.rate)) return `${gapText}${apart}`;
   const interval = formatInterval(rate.low, rate.high, 'percent');
+  if (compact) {
+    const range = interval.replace(/[()]/g, '');
+    return `<span class="rate"><b>${formatValue(rate.rate, 'percent')}</b></span><span class="apart">${range}</span><span class="apart">n ${rate.n}</span>${apart}`;
+  }
   const at = (value: number): string => (1 + 46 * value).toFixed(1);
   const drawing =
     '<svg class="spark" viewBox="0 0 48 10" aria-hidden="true"><path class="spark-axis" d="M1 5H47"/>' +
