@@ -66,7 +66,6 @@ class DecoderPass {
   };
   void site(const LayerInput& in, Site site, float* x, int64_t width, int64_t head_dim, bool full_only);
   void publish_keys(const LayerInput& in);
-  void attend(const LayerInput& in);
 
   DecoderConfig config_;
   KvArena& arena_;
