@@ -4,6 +4,7 @@
 //   checkpoint.cc  NativeCheckpoint              names, info, read, raw, files, bytes, metadata
 //                  openCheckpoint(path), writeSafetensors(path, tensors, metadata?)
 //   engine.cc      NativeEngine                  addModel, removeModel, run, threads
+//   weights.cc     compareWeights, identicalTensors, singularValues
 //   device.cc      cpuInfo(), cudaStatus()
 #include "bindings/addon.h"
 
@@ -15,6 +16,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   init_tasks(env, exports);
   init_checkpoint(env, exports);
   init_engine(env, exports);
+  init_weights(env, exports);
   init_device(env, exports);
   return exports;
 }

@@ -1,0 +1,147 @@
+#include "weights/delta.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "core/status.h"
+#include "io/json.h"
+#include "ops/rounding.h"
+
+namespace galvani {
+namespace {
+
+// Rows × the rest, as a linear layer or a flattened convolution sees it.
+MatrixSource as_matrix(const TensorView& view) {
+  const int64_t rows = view.shape[0], columns = rows ? view.elements() / rows : 0;
+  return {rows, columns, [&view, columns](int64_t row, int64_t n, int64_t column, int64_t m, float* out) {
+            for (int64_t i = 0; i < n; ++i) widen(view, (row + i) * columns + column, m, out + i * m);
+          }};
+}
+MatrixSource difference(const TensorView& before, const TensorView& after) {
+  const int64_t rows = after.shape[0], columns = rows ? after.elements() / rows : 0;
+  return {rows, columns, [&before, &after, columns](int64_t row, int64_t n, int64_t column, int64_t m, float* out) {
+            std::vector<float> base(static_cast<size_t>(m));
+            for (int64_t i = 0; i < n; ++i) {
+              const int64_t begin = (row + i) * columns + column;
+              widen(before, begin, m, base.data());
+              widen(after, begin, m, out + i * m);
+              for (int64_t j = 0; j < m; ++j) out[i * m + j] -= base[static_cast<size_t>(j)];
+            }
+          }};
+}
+
+Floor rounding_floor(const TensorView& before, const TensorView& after, const Spectrum& spectrum, const DeltaOptions& options,
+                     ThreadPool& pool, const Poll& poll) {
+  const RoundingNoise noise(before, after, pool);
+  Floor floor;
+  floor.frobenius_norm = std::sqrt(noise.square());
+  floor.values.assign(spectrum.values.size(), 0.0);
+  if (noise.square() > 0) {
+    // σ1 of a draw varies by about k^(−2/3) of itself (Tracy & Widom): one draw is enough for large matrices.
+    floor.draws = spectrum.values.size() > 512 ? 1 : 5;
+    for (int draw = 0; draw < floor.draws; ++draw) {
+      const Spectrum one = galvani::spectrum(noise.draw(options.seed + static_cast<uint64_t>(draw)), options.method, 0, pool, poll);
+      floor.edge = std::max(floor.edge, one.values[0]);
+      if (draw == 0) floor.values = one.values;
+    }
+  }
+  const auto above = std::find_if(spectrum.values.begin(), spectrum.values.end(), [&](double value) { return value <= floor.edge; });
+  const std::vector<double> signal(spectrum.values.begin(), above);
+  floor.rank_above = static_cast<int64_t>(signal.size());
+  floor.above = measure(signal, options.top);
+  return floor;
+}
+
+// The leading subspaces of one matrix, kept for comparison.
+struct Subspace {
+  int64_t size = 0, rows = 0, columns = 0;
+  std::vector<double> left, right;
+};
+Subspace subspace_of(Spectrum& spectrum, const MatrixSource& matrix) {
+  return {spectrum.leading, matrix.rows, matrix.columns, std::move(spectrum.left), std::move(spectrum.right)};
+}
+void compare_subspaces(const Subspace& a, const Subspace& b, std::vector<double>& left, std::vector<double>& right, ThreadPool& pool) {
+  left = principal_cosines(a.left, a.size, b.left, b.size, a.rows, pool);
+  right = principal_cosines(a.right, a.size, b.right, b.size, a.columns, pool);
+}
+
+void add_spectra(TensorDelta& delta, const std::vector<const TensorView*>& views, const DeltaOptions& options, ThreadPool& pool,
+                 const Poll& poll) {
+  std::vector<Subspace> steps;
+  for (size_t step = 0; step + 1 < views.size(); ++step) {
+    const MatrixSource matrix = difference(*views[step], *views[step + 1]);
+    StepSpectrum out;
+    out.spectrum = spectrum(matrix, options.method, options.subspace, pool, poll);
+    out.measures = measure(out.spectrum.values, options.top);
+    if (options.floor) out.floor = rounding_floor(*views[step], *views[step + 1], out.spectrum, options, pool, poll);
+    if (options.subspace > 0) {
+      steps.push_back(subspace_of(out.spectrum, matrix));
+      const MatrixSource weight = as_matrix(*views[step]);
+      Spectrum of_weight = spectrum(weight, options.method, options.subspace, pool, poll);
+      compare_subspaces(steps.back(), subspace_of(of_weight, weight), out.weight_left, out.weight_right, pool);
+    }
+    delta.spectra[step] = std::move(out);
+  }
+  if (steps.size() == 2) compare_subspaces(steps[0], steps[1], delta.pair_left, delta.pair_right, pool);
+}
+
+}  // namespace
+
+std::vector<TensorDelta> compare(const std::vector<std::shared_ptr<Checkpoint>>& checkpoints, const std::vector<TensorKey>& keys,
+                                 const DeltaOptions& options, ThreadPool& pool, const DeltaProgress& progress, const Poll& poll) {
+  GALVANI_CHECK(checkpoints.size() == 2 || checkpoints.size() == 3);
+  // Everything is checked before anything is computed: a mismatch in the last tensor must not cost an hour.
+  std::vector<std::vector<const TensorView*>> views;
+  int64_t total = 0, done = 0;
+  for (const TensorKey& key : keys) {
+    GALVANI_CHECK(key.names.size() == checkpoints.size());
+    std::vector<const TensorView*> row;
+    for (size_t c = 0; c < checkpoints.size(); ++c) {
+      row.push_back(&checkpoints[c]->at(key.names[c]));
+      if (row[c]->shape != row[0]->shape)
+        throw Error(Code::kShapeMismatch, "tensor " + quoted(key.name) + ": " + shape_text(row[0]->shape) + " in " + checkpoints[0]->path() + ", " +
+                                              shape_text(row[c]->shape) + " in " + checkpoints[c]->path());
+      if (!is_float(row[c]->dtype))
+        throw Error(Code::kUnsupported, "tensor " + quoted(key.name) + " in " + checkpoints[c]->path() + ": not a float tensor: " + dtype_name(row[c]->dtype));
+    }
+    total += row[0]->elements();
+    views.push_back(std::move(row));
+  }
+  std::vector<TensorDelta> out;
+  out.reserve(keys.size());
+  for (size_t i = 0; i < keys.size(); ++i) {
+    if (poll) poll();
+    const auto& row = views[i];
+    TensorDelta delta;
+    delta.name = keys[i].name;
+    for (const TensorView* view : row) delta.dtypes.push_back(view->dtype);
+    delta.shape = row[0]->shape;
+    delta.sums = delta_sums(row, pool);
+    delta.spectra.resize(row.size() - 1);
+    if (options.spectra && delta.shape.size() >= 2 && delta.sums.non_finite == 0 && row[0]->elements() > 0)
+      add_spectra(delta, row, options, pool, poll);
+    if (options.mass)
+      for (size_t step = 0; step + 1 < row.size(); ++step) delta.mass.push_back(delta_mass(*row[step], *row[step + 1], pool));
+    for (size_t c = 0; c < checkpoints.size(); ++c) checkpoints[c]->done_with(keys[i].names[c]);
+    out.push_back(std::move(delta));
+    done += row[0]->elements();
+    if (progress) progress(done, total);
+  }
+  return out;
+}
+
+std::vector<bool> identical_tensors(const Checkpoint& before, const Checkpoint& after, const std::vector<TensorKey>& keys,
+                                    ThreadPool& pool, const DeltaProgress& progress) {
+  std::vector<char> equal(keys.size());  // not vector<bool>: threads write neighbours
+  std::atomic<int64_t> done{0};
+  pool.run(static_cast<int64_t>(keys.size()), [&](int64_t i) {
+    const auto& names = keys[static_cast<size_t>(i)].names;
+    GALVANI_CHECK(names.size() == 2);
+    equal[static_cast<size_t>(i)] = identical(before.at(names[0]), after.at(names[1]));
+    if (progress) progress(done.fetch_add(1) + 1, static_cast<int64_t>(keys.size()));
+  });
+  return {equal.begin(), equal.end()};
+}
+
+}  // namespace galvani
