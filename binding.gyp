@@ -24,7 +24,7 @@
       'dependencies': ['galvani_avx512', 'galvani_avx2'],
       'sources': ['<!@(<(list) portable)', '<!@(<(list) bindings)'],
       'include_dirs': ['<(napi_inc)', 'native'],
-      'defines': ['NAPI_VERSION=9', 'NODE_ADDON_API_CPP_EXCEPTIONS', 'NODE_ADDON_API_DISABLE_DEPRECATED'],
+      'defines': ['NAPI_VERSION=9', 'NODE_ADDON_API_CPP_EXCEPTIONS', 'NODE_ADDON_API_DISABLE_DEPRECATED', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS'],
       'cflags_cc!': ['<@(removed_flags)'],
       'cflags_cc': ['<@(common_flags)'],
       'ldflags': ['-static-libstdc++', '-static-libgcc', '-Wl,--exclude-libs,ALL'],
