@@ -70,6 +70,83 @@ export interface TensorBytes {
   readonly data: Uint8Array;
 }
 
+/** A tensor under the name each checkpoint gives it. */
+export interface TensorKey {
+  readonly name: string;
+  readonly names: readonly string[];
+}
+
+/** `null`: not defined (no value above the resolution). */
+export interface NativeSpectrum {
+  /** Descending; 0 = below `resolution`. */
+  readonly singularValues: Float64Array;
+  readonly resolution: number;
+  readonly method: 'gram' | 'direct';
+  readonly spectralNorm: number;
+  readonly nuclearNorm: number;
+  readonly frobeniusNorm: number;
+  /** Values above the resolution. */
+  readonly resolved: number;
+  readonly stableRank: number | null;
+  readonly effectiveRank: number | null;
+  readonly conditionNumber: number | null;
+  readonly logVolume: number | null;
+  /** The spectrum expected from storage rounding alone (native/ops/rounding.h). */
+  readonly floor?: {
+    readonly singularValues: Float64Array;
+    /** Largest σ1 over the draws. */
+    readonly edge: number;
+    readonly frobeniusNorm: number;
+    readonly draws: number;
+  };
+  /** Measures of the values above floor.edge. */
+  readonly aboveFloor?: {
+    readonly rank: number;
+    readonly stableRank: number | null;
+    readonly effectiveRank: number | null;
+    readonly frobeniusNorm: number;
+  };
+  /** Principal-angle cosines of the leading subspaces with those of the weight before the step. */
+  readonly weightCosines?: { readonly left: Float64Array; readonly right: Float64Array };
+}
+
+/** Counts and sums of one tensor; lib/weights.ts turns them into norms and shares. */
+export interface NativeTensorDelta {
+  readonly name: string;
+  readonly dtypes: readonly DType[];
+  readonly shape: readonly number[];
+  readonly elements: number;
+  readonly nonFinite: number;
+  readonly weightSquares: readonly number[];
+  readonly steps: readonly {
+    readonly square: number;
+    readonly maxAbs: number;
+    readonly identical: number;
+    readonly zero: number;
+    readonly belowHalfUlp: number;
+    readonly ulpHistogram: readonly number[];
+    readonly spectrum?: NativeSpectrum;
+    readonly rowSquares?: Float64Array;
+    readonly columnSquares?: Float64Array;
+  }[];
+  /** With three checkpoints. */
+  readonly dot?: number;
+  readonly sameSign?: number;
+  readonly oppositeSign?: number;
+  readonly pairCosines?: { readonly left: Float64Array; readonly right: Float64Array };
+}
+
+export interface CompareOptions {
+  readonly spectra?: boolean;
+  readonly floor?: boolean;
+  readonly mass?: boolean;
+  readonly seed?: number;
+  readonly subspace?: number;
+  readonly top?: number;
+  readonly method?: 'auto' | 'gram' | 'direct';
+  readonly threads?: number;
+}
+
 export interface CpuInfo {
   /** The code path in use; GALVANI_ISA=portable|avx2 lowers it. */
   readonly isa: 'portable' | 'avx2' | 'avx512';
@@ -165,6 +242,26 @@ export interface Native {
   readonly CancelFlag: new () => CancelFlag;
   openCheckpoint(path: string): NativeCheckpoint;
   writeSafetensors(path: string, tensors: readonly TensorBytes[], metadata?: Readonly<Record<string, string>>): void;
+  compareWeights(
+    checkpoints: readonly NativeCheckpoint[],
+    tensors: readonly TensorKey[],
+    options: CompareOptions,
+    task?: TaskOptions,
+  ): Promise<NativeTensorDelta[]>;
+  /** Equal dtype, shape and stored bytes, per tensor. */
+  identicalTensors(
+    before: NativeCheckpoint,
+    after: NativeCheckpoint,
+    tensors: readonly TensorKey[],
+    task?: TaskOptions,
+  ): Promise<boolean[]>;
+  /** Synchronous: for small matrices and tests. */
+  singularValues(
+    data: Float32Array,
+    rows: number,
+    columns: number,
+    method: 'auto' | 'gram' | 'direct',
+  ): { readonly values: Float64Array; readonly resolution: number; readonly method: 'gram' | 'direct' };
   cpuInfo(): CpuInfo;
   cudaStatus(): CudaStatus;
 }

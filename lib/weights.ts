@@ -1,0 +1,412 @@
+/**
+ * What training changed in the weights (METHODS §2): every tensor of two or three checkpoints, measured natively from
+ * the mapped files. Knows nothing of what a tensor's name means; aggregate() takes the grouping.
+ */
+import { openCheckpoint } from './checkpoint/safetensors.js';
+import { GalvaniError } from './errors.js';
+import type { DType, NativeCheckpoint, NativeSpectrum, NativeTensorDelta, TensorKey } from './native.js';
+import { native, withSignal } from './native.js';
+
+/** A measure of an update: where it comes from and its unit. `per` says what it is a property of. */
+export interface Metric {
+  readonly name: string;
+  readonly per: 'step' | 'pair' | 'spectrum';
+  readonly formula: string;
+  readonly source: string;
+  readonly unit: string;
+}
+
+/** Every number this module reports. Δ = after − before in float32; σ = singular values of Δ as rows × the rest. */
+export const metrics: readonly Metric[] = [
+  m('frobeniusNorm', 'step', '‖Δ‖_F', 'the paper’s "energy"', 'weight'),
+  m('relativeNorm', 'step', '‖Δ‖_F / ‖W_before‖_F', 'the paper’s "energy"', '1'),
+  m('referenceRelativeNorm', 'step', '‖Δ‖_F / ‖W_in‖_F for both steps', 'published script of the paper', '1'),
+  m('maxAbs', 'step', 'max |Δ|', '', 'weight'),
+  m('unchangedFraction', 'step', 'share of entries with equal bits', '', '1'),
+  m('belowHalfUlpFraction', 'step', 'share with |Δ| < ½ bf16 spacing of W', 'invisible in a bf16 checkpoint', '1'),
+  m('cosine', 'pair', '⟨Δ_in, Δ_rl⟩ / (‖Δ_in‖ ‖Δ_rl‖)', '', '1'),
+  m('signAgreement', 'pair', 'share of equal signs where both Δ are not 0', '', '1'),
+  m('principalCosines', 'pair', 'cosines between top singular subspaces', 'Björck & Golub 1973', '1'),
+  m('spectralNorm', 'spectrum', 'σ1', '', 'weight'),
+  m('nuclearNorm', 'spectrum', 'Σσ', '', 'weight'),
+  m('stableRank', 'spectrum', '‖Δ‖_F² / σ1²', 'Rudelson & Vershynin 2007', '1'),
+  m('effectiveRank', 'spectrum', 'exp(H(σ/Σσ))', 'Roy & Vetterli 2007; the paper’s "diversity"', '1'),
+  m('conditionNumber', 'spectrum', 'σ1/σk', '', '1'),
+  m('logVolume', 'spectrum', 'Σ ln σ of the top values', 'published script of the paper', 'nat'),
+  m('floor.edge', 'spectrum', 'largest σ1 of simulated rounding noise', 'native/ops/rounding.h', 'weight'),
+  m('aboveFloor.rank', 'spectrum', 'number of σ above floor.edge', 'native/ops/rounding.h', '1'),
+];
+function m(name: string, per: Metric['per'], formula: string, source: string, unit: string): Metric {
+  return { name, per, formula, source, unit };
+}
+
+/** Bin b of an ulp histogram counts 2^(b−8) ≤ |Δ|/ulp < 2^(b−7); the first and last are open. Δ = 0 is in no bin. */
+export const ulpBins: readonly number[] = Array.from({ length: 16 }, (_, bin) => 2 ** (bin - 8));
+
+/** Singular values of an update beside those of rounding noise. `null`: not defined (all zero, or below resolution). */
+export type UpdateSpectrum = NativeSpectrum;
+
+export interface StepDelta {
+  readonly frobeniusNorm: number;
+  /** ‖Δ‖/‖W_before‖; null when W is zero. */
+  readonly relativeNorm: number | null;
+  /** ‖Δ‖/‖W_in‖ with W_in the middle checkpoint (of two: the first), as the published script divides. */
+  readonly referenceRelativeNorm: number | null;
+  readonly maxAbs: number;
+  /** Shares of `elements`; null when there are none. */
+  readonly unchangedFraction: number | null;
+  readonly belowHalfUlpFraction: number | null;
+  /** Entries with Δ = 0; −0 and +0 count as equal here and not in unchangedFraction. */
+  readonly zeroFraction: number | null;
+  /** Counts per bin of ulpBins. */
+  readonly ulpHistogram: readonly number[];
+  readonly spectrum?: UpdateSpectrum;
+  /** Σ Δ² per row and per column (of the matrix rows × the rest), with `mass`. */
+  readonly rowSquares?: Float64Array;
+  readonly columnSquares?: Float64Array;
+}
+
+/** How the two steps of one tensor relate. `null`: not defined (a step without change). */
+export interface PairDelta {
+  readonly dot: number;
+  readonly cosine: number | null;
+  readonly signAgreement: number | null;
+  /** Entries both steps changed: the n of signAgreement. */
+  readonly bothChanged: number;
+  /** Principal-angle cosines of the steps' leading subspaces, with `subspace`. */
+  readonly principalCosines?: { readonly left: Float64Array; readonly right: Float64Array };
+}
+
+export interface TensorDelta {
+  readonly name: string;
+  /** Stored types, one per checkpoint. */
+  readonly dtypes: readonly DType[];
+  readonly shape: readonly number[];
+  /** Finite entries compared. */
+  readonly elements: number;
+  /** Entries that are NaN or infinite in some checkpoint, left out of everything; such tensors have no spectrum. */
+  readonly nonFinite: number;
+  /** ‖W‖_F of each checkpoint. */
+  readonly weightNorms: readonly number[];
+  /** One step for two checkpoints; two (before → mid, mid → after) for three. */
+  readonly steps: readonly StepDelta[];
+  readonly pair?: PairDelta;
+}
+
+export interface Coverage {
+  /** Tensors in the checkpoints, and their elements. */
+  readonly tensors: number;
+  readonly elements: number;
+  /** Of those, compared here. */
+  readonly compared: number;
+  readonly comparedElements: number;
+  /** Integer and boolean tensors: no norms; `identical` says whether every checkpoint stores the same bytes. */
+  readonly notFloat: readonly { readonly name: string; readonly dtype: DType; readonly identical: boolean }[];
+}
+
+export interface CharacterizeOptions {
+  /** Checkpoint folders or files. With `mid`: base, IN, RL. */
+  readonly before: string;
+  readonly mid?: string;
+  readonly after: string;
+  /** Singular values of Δ and its noise floor for every matrix. Default false. */
+  readonly spectra?: boolean;
+  /** With spectra: the noise floor. Default true. */
+  readonly floor?: boolean;
+  /** With spectra: dimension of the leading subspaces to compare (0 = none, the default). */
+  readonly subspace?: number;
+  /** With spectra: log-volume of this many values. Default 50, as the published script. */
+  readonly top?: number;
+  /** Σ Δ² per row and column. Default false. */
+  readonly mass?: boolean;
+  /** Seeds the signs of the noise floor. Default 0. */
+  readonly seed?: number;
+  /** auto: direct for small matrices, gram for the rest (native/ops/spectrum.h). */
+  readonly method?: 'auto' | 'gram' | 'direct';
+  /** 0 (default): all processors this process may use. The results do not depend on it. */
+  readonly threads?: number;
+  /** Only tensors it accepts are compared; coverage still counts all. */
+  readonly filter?: (name: string) => boolean;
+  /** The name under which checkpoints of different layouts agree, e.g. a family's canonical name. Default: as stored. */
+  readonly canonicalName?: (name: string) => string;
+  /** Elements done, of all. */
+  readonly onProgress?: (done: number, total: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface Characterization {
+  /** Sorted by name. */
+  readonly tensors: readonly TensorDelta[];
+  readonly coverage: Coverage;
+}
+
+/**
+ * Compares every tensor of two or three checkpoints.
+ * Errors: SHAPE_MISMATCH (names or shapes differ: lists every difference), those of openCheckpoint, BAD_ARGUMENT, ABORTED.
+ */
+export async function characterize(options: CharacterizeOptions): Promise<Characterization> {
+  for (const [name, value] of Object.entries({ subspace: options.subspace, top: options.top, seed: options.seed })) {
+    if (value !== undefined && !(Number.isSafeInteger(value) && value >= (name === 'top' ? 1 : 0)))
+      throw new GalvaniError('BAD_ARGUMENT', `characterize: ${name}: expected a non-negative integer, got ${value}`);
+  }
+  const paths =
+    options.mid === undefined ? [options.before, options.after] : [options.before, options.mid, options.after];
+  const checkpoints = paths.map((path) => openCheckpoint(path));
+  const all = matchTensors(checkpoints, options.canonicalName ?? ((name) => name));
+  const first = checkpoints[0]!;
+  const info = new Map(all.map((key) => [key.name, first.info(key.names[0]!)]));
+  const count = (keys: readonly TensorKey[]) =>
+    keys.reduce((sum, key) => sum + info.get(key.name)!.shape.reduce((a, b) => a * b, 1), 0);
+  const floats = all.filter((key) => isFloat(info.get(key.name)!.dtype));
+  const keys = floats.filter((key) => options.filter?.(key.name) ?? true);
+  const integers = all.filter((key) => !isFloat(info.get(key.name)!.dtype));
+  const { spectra, floor, subspace, top, mass, seed, method, threads } = options;
+  const settings = defined({ spectra, floor, subspace, top, mass, seed, method, threads });
+  const progress = options.onProgress ? { onProgress: options.onProgress } : {};
+  const raw = await withSignal(options.signal, (task) =>
+    native().compareWeights(checkpoints, keys, settings, { ...task, ...progress }),
+  );
+  const notFloat = await Promise.all(
+    integers.map(async (key) => ({
+      name: key.name,
+      dtype: info.get(key.name)!.dtype,
+      identical: await allEqual(checkpoints, key),
+    })),
+  );
+  return {
+    tensors: raw.map(toTensorDelta),
+    coverage: {
+      tensors: all.length,
+      elements: count(all),
+      compared: keys.length,
+      comparedElements: count(keys),
+      notFloat,
+    },
+  };
+}
+
+/**
+ * Did a training run hold `names` fixed, and only them? Compares stored bytes.
+ * `frozenChanged`: of `names`, those that differ. `othersUnchanged`: of the rest, those that do not.
+ * Errors: TENSOR_MISSING (a name neither checkpoint has), SHAPE_MISMATCH, those of openCheckpoint, ABORTED.
+ */
+export async function verifyFrozen(
+  before: string,
+  after: string,
+  names: readonly string[],
+  options: { readonly signal?: AbortSignal } = {},
+): Promise<{ readonly frozenChanged: readonly string[]; readonly othersUnchanged: readonly string[] }> {
+  const checkpoints = [openCheckpoint(before), openCheckpoint(after)] as const;
+  const keys = matchTensors(checkpoints, (name) => name);
+  const known = new Set(keys.map((key) => key.name));
+  const missing = names.filter((name) => !known.has(name));
+  if (missing.length > 0)
+    throw new GalvaniError('TENSOR_MISSING', `verifyFrozen: not in ${before}: ${missing.join(', ')}`, {
+      details: { missing },
+    });
+  const equal = await withSignal(options.signal, (task) => native().identicalTensors(...checkpoints, keys, task));
+  const frozen = new Set(names);
+  const pick = (wanted: boolean, isEqual: boolean) =>
+    keys.filter((key, i) => frozen.has(key.name) === wanted && equal[i] === isEqual).map((key) => key.name);
+  return { frozenChanged: pick(true, false), othersUnchanged: pick(false, true) };
+}
+
+export interface GroupDelta {
+  readonly group: string;
+  readonly tensors: number;
+  readonly elements: number;
+  /** Root of the sum of squares over the group's tensors, per checkpoint. */
+  readonly weightNorms: readonly number[];
+  readonly steps: readonly {
+    /** Root of the sum of squares. */
+    readonly frobeniusNorm: number;
+    /** The group's ‖Δ‖ over the group's ‖W_before‖. */
+    readonly relativeNorm: number | null;
+    readonly maxAbs: number;
+    readonly unchangedFraction: number | null;
+    readonly belowHalfUlpFraction: number | null;
+    readonly ulpHistogram: readonly number[];
+    /** What the published script prints: norms added, and means over tensors of ‖Δ‖ and of ‖Δ‖/‖W_in‖. */
+    readonly reference: {
+      readonly normSum: number;
+      readonly normMean: number;
+      readonly relativeNormMean: number | null;
+    };
+    /** Means over the group's tensors with a spectrum; n of them. null without any. */
+    readonly spectrum: {
+      readonly n: number;
+      readonly stableRankMean: number | null;
+      readonly effectiveRankMean: number | null;
+      readonly rankAboveFloorMean: number | null;
+    };
+  }[];
+  readonly pair?: { readonly dot: number; readonly cosine: number | null; readonly signAgreement: number | null };
+}
+
+/**
+ * Sums tensors into groups (layers, regions, modules): norms by root of sum of squares, shares by elements.
+ * `groupOf` names the groups of a tensor: one, several, or none (undefined). Groups come in order of first appearance.
+ */
+export function aggregate(
+  deltas: readonly TensorDelta[],
+  groupOf: (delta: TensorDelta) => string | readonly string[] | undefined,
+): GroupDelta[] {
+  const groups = new Map<string, TensorDelta[]>();
+  for (const delta of deltas) {
+    const named = groupOf(delta);
+    for (const group of named === undefined ? [] : typeof named === 'string' ? [named] : named) {
+      const members = groups.get(group);
+      if (members) members.push(delta);
+      else groups.set(group, [delta]);
+    }
+  }
+  return [...groups].map(([group, members]) => groupDelta(group, members));
+}
+
+function groupDelta(group: string, members: readonly TensorDelta[]): GroupDelta {
+  const versions = members[0]!.weightNorms.length;
+  if (members.some((member) => member.weightNorms.length !== versions))
+    throw new GalvaniError(
+      'BAD_ARGUMENT',
+      `aggregate: group ${group} mixes comparisons of two and of three checkpoints`,
+    );
+  const elements = sum(members.map((member) => member.elements));
+  const weightNorms = indices(versions).map((c) => rootSum(members.map((member) => member.weightNorms[c]!)));
+  const steps = indices(versions - 1).map((s) => {
+    const own = members.map((member) => member.steps[s]!);
+    const norms = own.map((step) => step.frobeniusNorm);
+    const frobeniusNorm = rootSum(norms);
+    const share = (of: (step: StepDelta) => number | null) =>
+      ratio(sum(own.map((step, i) => (of(step) ?? 0) * members[i]!.elements)), elements);
+    const spectra = own.flatMap((step) => step.spectrum ?? []);
+    return {
+      frobeniusNorm,
+      relativeNorm: ratio(frobeniusNorm, weightNorms[s]!),
+      maxAbs: own.reduce((largest, step) => Math.max(largest, step.maxAbs), 0),
+      unchangedFraction: share((step) => step.unchangedFraction),
+      belowHalfUlpFraction: share((step) => step.belowHalfUlpFraction),
+      ulpHistogram: ulpBins.map((_, bin) => sum(own.map((step) => step.ulpHistogram[bin]!))),
+      reference: {
+        normSum: sum(norms),
+        normMean: sum(norms) / norms.length,
+        relativeNormMean: mean(own.map((step) => step.referenceRelativeNorm)),
+      },
+      spectrum: {
+        n: spectra.length,
+        stableRankMean: mean(spectra.map((spectrum) => spectrum.stableRank)),
+        effectiveRankMean: mean(spectra.map((spectrum) => spectrum.effectiveRank)),
+        rankAboveFloorMean: mean(spectra.map((spectrum) => spectrum.aboveFloor?.rank ?? null)),
+      },
+    };
+  });
+  const pairs = members.flatMap((member) => member.pair ?? []);
+  if (pairs.length === 0) return { group, tensors: members.length, elements, weightNorms, steps };
+  const dot = sum(pairs.map((pair) => pair.dot));
+  const both = sum(pairs.map((pair) => pair.bothChanged));
+  const agreeing = sum(pairs.map((pair) => (pair.signAgreement ?? 0) * pair.bothChanged));
+  const pair = {
+    dot,
+    cosine: ratio(dot, steps[0]!.frobeniusNorm * steps[1]!.frobeniusNorm),
+    signAgreement: ratio(agreeing, both),
+  };
+  return { group, tensors: members.length, elements, weightNorms, steps, pair };
+}
+
+function toTensorDelta(raw: NativeTensorDelta): TensorDelta {
+  const weightNorms = raw.weightSquares.map(Math.sqrt);
+  const reference = weightNorms.length === 3 ? weightNorms[1]! : weightNorms[0]!;
+  const steps = raw.steps.map((step, s): StepDelta => {
+    const frobeniusNorm = Math.sqrt(step.square);
+    const { spectrum, rowSquares, columnSquares } = step;
+    return {
+      frobeniusNorm,
+      relativeNorm: ratio(frobeniusNorm, weightNorms[s]!),
+      referenceRelativeNorm: ratio(frobeniusNorm, reference),
+      maxAbs: step.maxAbs,
+      unchangedFraction: ratio(step.identical, raw.elements),
+      belowHalfUlpFraction: ratio(step.belowHalfUlp, raw.elements),
+      zeroFraction: ratio(step.zero, raw.elements),
+      ulpHistogram: step.ulpHistogram,
+      ...defined({ spectrum, rowSquares, columnSquares }),
+    };
+  });
+  const { name, dtypes, shape, elements, nonFinite } = raw;
+  const tensor = { name, dtypes, shape, elements, nonFinite, weightNorms, steps };
+  if (raw.dot === undefined || raw.sameSign === undefined || raw.oppositeSign === undefined) return tensor;
+  const bothChanged = raw.sameSign + raw.oppositeSign;
+  const pair: PairDelta = {
+    dot: raw.dot,
+    cosine: ratio(raw.dot, steps[0]!.frobeniusNorm * steps[1]!.frobeniusNorm),
+    signAgreement: ratio(raw.sameSign, bothChanged),
+    bothChanged,
+    ...(raw.pairCosines ? { principalCosines: raw.pairCosines } : {}),
+  };
+  return { ...tensor, pair };
+}
+
+/** One key per tensor that every checkpoint has in the same shape; anything else is an error that lists it all. */
+function matchTensors(checkpoints: readonly NativeCheckpoint[], canonicalName: (name: string) => string): TensorKey[] {
+  const tables = checkpoints.map((checkpoint) => {
+    const table = new Map<string, string>();
+    for (const stored of checkpoint.names()) {
+      const name = canonicalName(stored);
+      const other = table.get(name);
+      if (other !== undefined)
+        throw new GalvaniError('BAD_ARGUMENT', `${checkpoint.path}: ${other} and ${stored} are both called ${name}`);
+      table.set(name, stored);
+    }
+    return table;
+  });
+  const names = [...new Set(tables.flatMap((table) => [...table.keys()]))].sort();
+  const differences: string[] = [];
+  const keys: TensorKey[] = [];
+  for (const name of names) {
+    const stored = tables.map((table) => table.get(name));
+    const absent = checkpoints.filter((_, c) => stored[c] === undefined).map((checkpoint) => checkpoint.path);
+    if (absent.length > 0) {
+      differences.push(`${name}: missing in ${absent.join(' and ')}`);
+      continue;
+    }
+    const key: TensorKey = { name, names: stored as string[] };
+    const infos = checkpoints.map((checkpoint, c) => checkpoint.info(key.names[c]!));
+    const shapes = infos.map((info) => `[${info.shape.join(', ')}]`);
+    const kinds = new Set(infos.map((info) => (isFloat(info.dtype) ? 'float' : info.dtype)));
+    if (new Set(shapes).size > 1) differences.push(`${name}: shapes ${shapes.join(', ')}`);
+    else if (kinds.size > 1) differences.push(`${name}: types ${infos.map((info) => info.dtype).join(', ')}`);
+    else keys.push(key);
+  }
+  if (differences.length > 0) {
+    const paths = checkpoints.map((checkpoint) => checkpoint.path).join(', ');
+    throw new GalvaniError(
+      'SHAPE_MISMATCH',
+      `${differences.length} of ${names.length} tensors differ between ${paths}:\n${differences.join('\n')}`,
+      { details: { differences } },
+    );
+  }
+  return keys;
+}
+
+async function allEqual(checkpoints: readonly NativeCheckpoint[], key: TensorKey): Promise<boolean> {
+  for (let c = 1; c < checkpoints.length; c++) {
+    const pair = [{ name: key.name, names: [key.names[0]!, key.names[c]!] }];
+    const [equal] = await native().identicalTensors(checkpoints[0]!, checkpoints[c]!, pair);
+    if (!equal) return false;
+  }
+  return true;
+}
+
+const isFloat = (dtype: DType): boolean => dtype.startsWith('F') || dtype === 'BF16';
+const indices = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
+const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
+const rootSum = (values: readonly number[]): number => Math.sqrt(sum(values.map((value) => value * value)));
+const ratio = (a: number, b: number): number | null => (b > 0 ? a / b : null);
+function mean(values: readonly (number | null)[]): number | null {
+  const known = values.filter((value): value is number => value !== null);
+  return known.length > 0 ? sum(known) / known.length : null;
+}
+/** The fields that are not undefined, as exactOptionalPropertyTypes wants them. */
+function defined<T extends object>(fields: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>;
+  };
+}
