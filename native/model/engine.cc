@@ -1,5 +1,9 @@
 #include "model/engine.h"
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -552,7 +556,13 @@ class Runner {
 Response run(const Request& request, ThreadPool& pool, const RunControl& control) {
   if (request.trials.empty()) return {};
   validate(request);
-  return Runner(request, pool, control).run();
+  Response response = Runner(request, pool, control).run();
+#if defined(__GLIBC__)
+  // Requests run on whichever libuv thread is free, and glibc keeps freed memory per thread: without this four
+  // requests in a row hold four requests' memory.
+  malloc_trim(0);
+#endif
+  return response;
 }
 
 }  // namespace galvani
