@@ -237,8 +237,72 @@ export interface NativeEngine {
   ): Promise<{ readonly trials: readonly NativeTrialResult[]; readonly stats: RunStats }>;
 }
 
+/** Single ops on the caller's arrays, synchronous. For tests and benches; not part of the package's interface. */
+export interface NativeOps {
+  /** y (m, n) = x (m, k) · wᵀ + bias; w holds n · k stored values. Contract: native/ops/matmul.h. */
+  matmul(request: {
+    readonly m: number;
+    readonly n: number;
+    readonly k: number;
+    readonly x: Float32Array;
+    readonly w: Uint8Array;
+    readonly dtype: 'F32' | 'F16' | 'BF16';
+    readonly bias?: Float32Array;
+    readonly y: Float32Array;
+  }): void;
+  /** One item: q, out (rows, heads, headDim); k, v (kvHeads, keys, headDim). Contract: native/ops/attention.h. */
+  attention(request: {
+    readonly heads: number;
+    readonly kvHeads: number;
+    readonly headDim: number;
+    readonly scale: number;
+    readonly rows: number;
+    readonly keys: number;
+    readonly q: Float32Array;
+    readonly k: Float32Array;
+    readonly v: Float32Array;
+    readonly out: Float32Array;
+    readonly limit: Int32Array; // (rows) last visible key
+    readonly runs: Int32Array; // [first, count, segment] each
+    readonly segments?: number;
+    /** Tables are [head class][row class][run]. */
+    readonly edits?: {
+      readonly headClasses: number;
+      readonly rowClasses: number;
+      readonly headClass: Uint8Array;
+      readonly rowClass: Uint8Array;
+      readonly gamma: Float32Array;
+      readonly beta: Float32Array;
+      readonly blocked: Uint8Array;
+    };
+    readonly mass?: Float32Array; // (rows, heads, segments)
+    readonly entropy?: Float32Array; // (rows, heads)
+    readonly lse?: Float32Array; // (rows, heads)
+    readonly keyMass?: Float32Array; // (heads, keys), added to
+  }): void;
+  /** positions (3, rows); cos, sin (rows, headDim / 2). Contract: native/ops/rope.h. */
+  mropeTable(request: {
+    readonly rows: number;
+    readonly headDim: number;
+    readonly positions: Int32Array;
+    readonly section: readonly number[];
+    readonly theta: number;
+    readonly cos: Float32Array;
+    readonly sin: Float32Array;
+  }): void;
+  /** positions (rows, 2) as row, column; cos, sin (rows, headDim / 2). */
+  visionRopeTable(request: {
+    readonly rows: number;
+    readonly headDim: number;
+    readonly positions: Int32Array;
+    readonly cos: Float32Array;
+    readonly sin: Float32Array;
+  }): void;
+}
+
 export interface Native {
   readonly NativeEngine: new (threads?: number) => NativeEngine;
+  readonly NativeOps: new (threads?: number) => NativeOps;
   readonly CancelFlag: new () => CancelFlag;
   openCheckpoint(path: string): NativeCheckpoint;
   writeSafetensors(path: string, tensors: readonly TensorBytes[], metadata?: Readonly<Record<string, string>>): void;
