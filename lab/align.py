@@ -41,7 +41,11 @@ def main(out: Path, steps: int, size: int, lr: float, seed: int) -> None:
     words = model.model.embed_tokens.weight
     trained = [*model.visual.parameters(), words]
     optimiser = torch.optim.AdamW(trained, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    rng, log, began = np.random.default_rng(77 + seed), Log(out.with_suffix(".json"), dict(steps=steps, size=size, lr=lr, seed=seed)), time.time()
+    rng, log, began = (
+        np.random.default_rng(77 + seed),
+        Log(out.with_suffix(".json"), dict(steps=steps, size=size, lr=lr, seed=seed)),
+        time.time(),
+    )
     for s in range(steps):
         pixels, target = batch(rng, size)
         with torch.autocast(**AUTOCAST):
@@ -51,7 +55,9 @@ def main(out: Path, steps: int, size: int, lr: float, seed: int) -> None:
         loss = -(target * torch.log_softmax(logits, -1)).sum(-1).mean() - entropy  # KL(target || model)
         step(loss, trained, [optimiser], cosine(s, steps, 50))
         if (s + 1) % 50 == 0:
-            log.row(step=s + 1, seconds=round(time.time() - began), kl=loss.item(), cells_named=cells_named(logits, target))
+            log.row(
+                step=s + 1, seconds=round(time.time() - began), kl=loss.item(), cells_named=cells_named(logits, target)
+            )
     save(model, out)
 
 

@@ -29,12 +29,18 @@ class Phase:
 
 PHASES = {
     1: Phase(
-        {"count": 0.22, "ocr": 0.10, "ground": 0.14, "recog": 0.20, "lookup": 0.14, "desc": 0.08, "dsum": 0.05, "diff": 0.07},
+        {"count": 0.22, "ocr": 0.10, "ground": 0.14, "recog": 0.20, "lookup": 0.14, "desc": 0.08,
+         "dsum": 0.05, "diff": 0.07},
         arith_share=0.85, muon_lr=0.02, adamw_lr=2e-3, steps=1600,
     ),
     2: Phase(
         {"count": 0.26, "ocr": 0.08, "ground": 0.26, "recog": 0.20, "lookup": 0.10, "desc": 0.10},
         arith_share=1.0, muon_lr=0.015, adamw_lr=1.5e-3, steps=800,
+    ),
+    # phase 2 left recog at .71 (500 items, tuning draw): yes/no needs colour and shape of one object bound together
+    3: Phase(
+        {"count": 0.20, "ocr": 0.06, "ground": 0.22, "recog": 0.40, "lookup": 0.06, "desc": 0.06},
+        arith_share=1.0, muon_lr=0.015, adamw_lr=1.5e-3, steps=450,
     ),
 }  # fmt: skip
 IMAGES, TEXTS = 48, 12  # dialogues per batch, of up to 5 and of 6 turns
@@ -47,7 +53,10 @@ def main(init: Path, out: Path, phase: int, steps: int | None, seed: int, report
     matrices = [w for name, w in model.named_parameters() if w.dim() == 2 and "embed_tokens" not in name]
     chosen = {id(w) for w in matrices}
     rest = [w for w in model.parameters() if id(w) not in chosen]
-    optimisers = [Muon(matrices, lr=p.muon_lr), torch.optim.AdamW(rest, lr=p.adamw_lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    optimisers = [
+        Muon(matrices, lr=p.muon_lr),
+        torch.optim.AdamW(rest, lr=p.adamw_lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
     parameters = list(model.parameters())
     rng = np.random.default_rng(1000 + seed)
     log, trained_s, losses = Log(out.with_suffix(".json"), dict(phase=phase, steps=steps, seed=seed)), 0.0, []

@@ -43,9 +43,15 @@ def tokenizer() -> Tokenizer:
     but none between digits: `1 7` reads `17`. A word outside the vocabulary becomes <pad>.
     """
     t = Tokenizer(models.WordPiece(vocab=ID, unk_token="<pad>", continuing_subword_prefix="##"))
-    t.pre_tokenizer = pre_tokenizers.Split(Regex(r"[rc][1-4](?![0-9])|[0-9]|[A-Za-z]+|[^\sA-Za-z0-9]"), "removed", invert=True)
+    t.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"[rc][1-4](?![0-9])|[0-9]|[A-Za-z]+|[^\sA-Za-z0-9]"), "removed", invert=True
+    )
     t.decoder = decoders.Sequence(
-        [decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse(), decoders.Replace(Regex(r"(?<![rc][0-9])(?<=[0-9]) (?=[0-9])"), "")]
+        [
+            decoders.WordPiece(prefix="##", cleanup=False),
+            decoders.Fuse(),
+            decoders.Replace(Regex(r"(?<![rc][0-9])(?<=[0-9]) (?=[0-9])"), ""),
+        ]
     )
     words = [w for w in CONTROL if w.startswith("<")]
     t.add_special_tokens([AddedToken(w, normalized=False, special=True) for w in words])
@@ -58,7 +64,8 @@ def tokenizer_config() -> dict:
     t = tokenizer()
     return {
         "added_tokens_decoder": {
-            str(i): {"content": a.content, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": a.special}
+            str(i): {"content": a.content, "special": a.special, "normalized": False}
+            | {"lstrip": False, "rstrip": False, "single_word": False}
             for i, a in sorted(t.get_added_tokens_decoder().items())
         },
         "additional_special_tokens": [w for w in CONTROL if w.startswith("<") and w not in ("<pad>", "<|im_end|>")],
@@ -176,7 +183,9 @@ def export(model: Model, folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)
     write("config.json", config(model.config))
-    write("generation_config.json", {"do_sample": False, "eos_token_id": EOS, "max_new_tokens": 48, "pad_token_id": PAD})
+    write(
+        "generation_config.json", {"do_sample": False, "eos_token_id": EOS, "max_new_tokens": 48, "pad_token_id": PAD}
+    )
     write("preprocessor_config.json", preprocessor_config(model.config))
     write("tokenizer_config.json", tokenizer_config())
     tokenizer().save(str(folder / "tokenizer.json"))

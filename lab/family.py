@@ -21,7 +21,8 @@ class Stage:
 STAGES = (
     Stage("align", None, "align.py", ("--steps", "250", "--lr", "3e-3", "--seed", "0")),
     Stage("base-phase-1", "align", "base.py", ("--phase", "1", "--steps", "1600", "--seed", "0")),
-    Stage("base", "base-phase-1", "base.py", ("--phase", "2", "--steps", "800", "--seed", "5")),
+    Stage("base-phase-2", "base-phase-1", "base.py", ("--phase", "2", "--steps", "800", "--seed", "5")),
+    Stage("base", "base-phase-2", "base.py", ("--phase", "3", "--steps", "450", "--seed", "6")),
     Stage("in", "base", "sft.py", ("--examples", "120", "--steps", "400", "--lr", "1e-3")),
     Stage("in-more", "in", "sft.py", ("--examples", "120", "--steps", "250", "--lr", "1e-4")),
     Stage("rl", "in", "grpo.py", ("--steps", "250", "--lr", "1e-4")),

@@ -71,7 +71,10 @@ def main(init: Path, out: Path, steps: int, lr: float, freeze: str | None, seed:
     rng, sampler = np.random.default_rng(555 + seed), torch.Generator().manual_seed(seed)
     tasks, odds = list(MIX), np.array(list(MIX.values()))
     odds /= odds.sum()
-    log = Log(out.with_suffix(".json"), dict(steps=steps, lr=lr, freeze=freeze, seed=seed, trained=sum(w.numel() for w in trained)))
+    log = Log(
+        out.with_suffix(".json"),
+        dict(steps=steps, lr=lr, freeze=freeze, seed=seed, trained=sum(w.numel() for w in trained)),
+    )
     sample_s = update_s = 0.0
     since: list[dict[str, float]] = []  # per step, since the last report
     for s in range(steps):
@@ -80,7 +83,9 @@ def main(init: Path, out: Path, steps: int, lr: float, freeze: str | None, seed:
         examples.sort(key=lambda e: e.pixels is None)  # images first: pixels stand in row order
         ids, lengths, pixels = collate(examples)
         with torch.autocast(**AUTOCAST):
-            sampled = model.generate(ids, lengths, pixels, MAX_NEW, EOS, temperature=1.0, group=GROUP, generator=sampler)
+            sampled = model.generate(
+                ids, lengths, pixels, MAX_NEW, EOS, temperature=1.0, group=GROUP, generator=sampler
+            )
         sample_s += time.time() - began
         began = time.time()
 
@@ -92,8 +97,8 @@ def main(init: Path, out: Path, steps: int, lr: float, freeze: str | None, seed:
         since.append(
             dict(
                 reward=float(rewards.mean()), correct=float(np.mean([r.correct for r in scored])),
-                well_formed=float(np.mean([r.well_formed for r in scored])), tokens=float(sampled.kept.float().sum(1).mean()),
-                groups_used=float(used.float().mean()),
+                well_formed=float(np.mean([r.well_formed for r in scored])),
+                tokens=float(sampled.kept.float().sum(1).mean()), groups_used=float(used.float().mean()),
             )
         )  # fmt: skip
         if used.any():

@@ -14,7 +14,13 @@ GRID = 4
 CELL = 16  # pixels per cell side
 SIDE = GRID * CELL
 
-RGB = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 80, 230), "yellow": (230, 210, 40), "purple": (170, 50, 200)}
+RGB = {
+    "red": (220, 40, 40),
+    "green": (40, 190, 60),
+    "blue": (50, 80, 230),
+    "yellow": (230, 210, 40),
+    "purple": (170, 50, 200),
+}
 
 # 5x7 bitmaps, row by row, drawn at twice the size
 FONT = (
@@ -49,9 +55,7 @@ class Scene:
     noise_seed: int
 
     def count(self, *, colour: int | None = None, shape: int | None = None) -> int:
-        return sum(
-            (colour is None or o.colour == colour) and (shape is None or o.shape == shape) for o in self.objects
-        )
+        return sum((colour is None or o.colour == colour) and (shape is None or o.shape == shape) for o in self.objects)
 
 
 def held_out_digits(digits: tuple[int, ...] | list[int]) -> bool:
@@ -112,7 +116,8 @@ def _stamp(shape: str, size: int, oversample: int = 4) -> np.ndarray:
 
 _STAMPS = {(shape, size): _stamp(shape, size) for shape in SHAPES for size in OBJECT_SIZES}
 _GLYPHS = [
-    np.kron(np.array([int(bit) for bit in bits], np.float32).reshape(7, 5), np.ones((2, 2), np.float32)) for bits in FONT
+    np.kron(np.array([int(bit) for bit in bits], np.float32).reshape(7, 5), np.ones((2, 2), np.float32))
+    for bits in FONT
 ]
 _RAMP = np.linspace(0, 60, SIDE, dtype=np.float32)
 # Red light grows to the right, blue light grows downwards: Qwen's vision tower has no absolute

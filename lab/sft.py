@@ -30,7 +30,10 @@ def main(init: Path, out: Path, examples: int, steps: int, lr: float, report: in
     fixed = [(*dialogue([(e.item.question, e.item.thought_out())], e.pixels is not None), e.pixels) for e in drawn]
     parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    log, trained_s = Log(out.with_suffix(".json"), dict(examples=examples, steps=steps, lr=lr, data_seed=DATA_SEED)), 0.0
+    log, trained_s = (
+        Log(out.with_suffix(".json"), dict(examples=examples, steps=steps, lr=lr, data_seed=DATA_SEED)),
+        0.0,
+    )
     order: list[int] = []
     for s in range(steps):
         began = time.time()

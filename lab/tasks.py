@@ -111,7 +111,19 @@ def desc(scene: Scene, rng: np.random.Generator) -> Item:
 
 def dsum(scene: Scene, rng: np.random.Generator) -> Item:
     a, b, c = scene.digits
-    reasoning = [*digits(a), "+", *digits(b), "=", *digits(a + b), ";", *digits(a + b), "+", *digits(c), "=", *digits(a + b + c)]
+    reasoning = [
+        *digits(a),
+        "+",
+        *digits(b),
+        "=",
+        *digits(a + b),
+        ";",
+        *digits(a + b),
+        "+",
+        *digits(c),
+        "=",
+        *digits(a + b + c),
+    ]
     return Item("sum of digits ?".split(), digits(a + b + c), reasoning)
 
 
@@ -131,7 +143,19 @@ def diff_item(a: int, n_a: int, b: int, n_b: int, factor: int) -> Item:
     """'how many more A than B times K ?' for colours a, b seen n_a >= n_b times."""
     more, result = n_a - n_b, (n_a - n_b) * factor
     reasoning = [COLOURS[a], *digits(n_a), ";", COLOURS[b], *digits(n_b), ";"]
-    reasoning += [*digits(n_a), "-", *digits(n_b), "=", *digits(more), ";", *digits(more), "*", *digits(factor), "=", *digits(result)]
+    reasoning += [
+        *digits(n_a),
+        "-",
+        *digits(n_b),
+        "=",
+        *digits(more),
+        ";",
+        *digits(more),
+        "*",
+        *digits(factor),
+        "=",
+        *digits(result),
+    ]
     question = ["how", "many", "more", COLOURS[a], "than", COLOURS[b], "times", str(factor), "?"]
     return Item(question, digits(result), reasoning)
 
@@ -179,7 +203,8 @@ def chain(rng: np.random.Generator, split: str | None = "train", operations: int
 
 
 VISION_TASKS: dict[str, Callable[[Scene, np.random.Generator], Item | None]] = {
-    "count": count, "ocr": ocr, "ground": ground, "recog": recog, "lookup": lookup, "desc": desc, "dsum": dsum, "diff": diff,
+    "count": count, "ocr": ocr, "ground": ground, "recog": recog, "lookup": lookup, "desc": desc,
+    "dsum": dsum, "diff": diff,
 }  # fmt: skip
 
 

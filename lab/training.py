@@ -77,7 +77,9 @@ class Muon(torch.optim.Optimizer):
     flat spectra, which would spoil a spectral comparison of the later stages.
     """
 
-    def __init__(self, weights: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.1) -> None:
+    def __init__(
+        self, weights: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.1
+    ) -> None:
         super().__init__(weights, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

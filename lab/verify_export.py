@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from tasks import EVALUATED, Example, held_out_set, pad, to_pixels
+from tasks import EVALUATED, Example, held_out_set, to_pixels
 from training import start
-from vocabulary import EOS, IMAGE, PAD, decode, text_of
+from vocabulary import EOS, IMAGE, decode, text_of
 
 try:  # the default processor needs torchvision; the Pillow one computes the same
     from transformers import Qwen2VLImageProcessorPil as ImageProcessor

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 
 COLOURS = ("red", "green", "blue", "yellow", "purple")
 SHAPES = ("circle", "square", "triangle", "cross")
-CONTROL = ("<pad>", "<|im_end|>", "<|im_start|>", "user", "assistant", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+CONTROL = (
+    "<pad>",
+    "<|im_end|>",
+    "<|im_start|>",
+    "user",
+    "assistant",
+    "<|vision_start|>",
+    "<|image_pad|>",
+    "<|vision_end|>",
+)
 MARKUP = ("<think>", "</think>", "<answer>", "</answer>")
 PLAIN = (
     "how many shapes read digits where is the there a what at yes no none sum of more than times describe calc then"
