@@ -6,6 +6,7 @@ data/eval.jsonl (100 per task) for other implementations to reproduce reply by r
 """
 
 import argparse
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -103,54 +104,89 @@ def difference(before: dict[str, list[bool]], after: dict[str, list[bool]], task
     return {"estimate": estimate, "interval": [float(low), float(high)], **paired(pool_before, pool_after)}
 
 
-def measure(members: list[str]) -> None:
+def answer(name: str) -> dict:
+    """Everything asked of one model, as JSON: replies to eval.jsonl; right or wrong and chains on the fresh draw."""
+    model = read_model(CHECKPOINTS / name)
     items = read_items()
     examples = [example for _, example in items.values()]
-    fresh: dict[str, dict[str, list[bool]]] = {}
-    results: dict = {
-        "fresh": {"seed": FRESH_SEED, "n": FRESH_N, "accuracy": {}, "differences": [], "reasoning": {}},
-        "eval": {"file": "data/eval.jsonl", "max_new_tokens": MAX_NEW, "counts": {}},
+    given = replies(model, examples, MAX_NEW, exact=True, batch=100)
+    counts = {task: {"correct": 0, "n": 0} for task in EVALUATED}
+    for example, reply in zip(examples, given):
+        counts[example.task]["correct"] += is_correct(reply, example)
+        counts[example.task]["n"] += 1
+    gaps = margins(model, examples, given)
+    found: dict = {
+        "counts": counts,
+        "text": {key: decode(reply) for key, reply in zip(items, given)},
+        "close": {key: round(gap, 6) for key, gap in zip(items, gaps) if gap < CLOSE},
+        "right": {},
+        "reasoning": {},
     }
-    texts: dict[str, dict[str, str]] = {key: {} for key in items}
-    close: dict[str, dict[str, float]] = {key: {} for key in items}
-    for name in members:
-        model = read_model(CHECKPOINTS / name)
-        given = replies(model, examples, MAX_NEW, exact=True, batch=100)
-        counts = {task: {"correct": 0, "n": 0} for task in EVALUATED}
-        for (key, (_, example)), reply, gap in zip(items.items(), given, margins(model, examples, given)):
-            counts[example.task]["correct"] += is_correct(reply, example)
-            counts[example.task]["n"] += 1
-            texts[key][name] = decode(reply)
-            if gap < CLOSE:
-                close[key][name] = round(gap, 6)
-        results["eval"]["counts"][name] = counts
+    for task in EVALUATED:
+        drawn = held_out(task, FRESH_N, FRESH_SEED)
+        given = replies(model, drawn, MAX_NEW, exact=True)
+        right = [is_correct(reply, example) for reply, example in zip(given, drawn)]
+        found["right"][task] = right
+        if drawn[0].item.reasoning:
+            steps = [check(reply, example) for reply, example in zip(given, drawn)]
+            found["reasoning"][task] = {
+                "hold": sum(s.hold for s in steps),
+                "read": sum(s.read for s in steps),
+                "sound": sum(ok and s.hold and s.read for ok, s in zip(right, steps)),
+                "correct": sum(right),
+            }
+    return found
 
-        fresh[name], results["fresh"]["reasoning"][name] = {}, {}
-        for task in EVALUATED:
-            drawn = held_out(task, FRESH_N, FRESH_SEED)
-            given = replies(model, drawn, MAX_NEW, exact=True)
-            fresh[name][task] = [is_correct(r, e) for r, e in zip(given, drawn)]
-            if drawn[0].item.reasoning:
-                steps = [check(r, e) for r, e in zip(given, drawn)]
-                results["fresh"]["reasoning"][name][task] = {
-                    "hold": sum(s.hold for s in steps),
-                    "read": sum(s.read for s in steps),
-                    "sound": sum(ok and s.hold and s.read for ok, s in zip(fresh[name][task], steps)),
-                    "correct": sum(fresh[name][task]),
-                }
-        rates = {task: Rate(sum(right), len(right)) for task, right in fresh[name].items()}
-        results["fresh"]["accuracy"][name] = {
+
+def answered(name: str, cache: Path) -> dict:
+    """`answer`, unless these very weights have been asked before."""
+    weights = hashlib.sha256((CHECKPOINTS / name / "model.safetensors").read_bytes()).hexdigest()
+    path = cache / f"{name}.json"
+    if path.exists() and (stored := json.loads(path.read_text()))["weights"] == weights:
+        return stored
+    found = {"weights": weights, **answer(name)}
+    cache.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found))
+    print(name, {task: sum(right) / len(right) for task, right in found["right"].items()}, flush=True)
+    return found
+
+
+def summarise(models: dict[str, dict]) -> None:
+    """Writes results.json and data/predictions.jsonl."""
+    accuracy, differences = {}, []
+    for name, found in models.items():
+        rates = {task: Rate(sum(right), len(right)) for task, right in found["right"].items()}
+        accuracy[name] = {
             task: {"correct": r.correct, "n": r.n, "accuracy": r.value, "wilson": list(r.wilson())}
             for task, r in rates.items()
         }
-        print(name, {task: r.value for task, r in rates.items()}, flush=True)
     for a, b in COMPARED:
-        if a in members and b in members:
-            by_task = {task: difference(fresh[a], fresh[b], (task,)) for task in EVALUATED}
-            by_task["v2r"] = difference(fresh[a], fresh[b], VISUAL_REASONING)
-            results["fresh"]["differences"].append({"before": a, "after": b, "tasks": by_task})
+        if a in models and b in models:
+            before, after = models[a]["right"], models[b]["right"]
+            by_task = {task: difference(before, after, (task,)) for task in EVALUATED}
+            by_task["v2r"] = difference(before, after, VISUAL_REASONING)
+            differences.append({"before": a, "after": b, "tasks": by_task})
+    results = {
+        "weights_sha256": {name: found["weights"] for name, found in models.items()},
+        "fresh": {
+            "seed": FRESH_SEED,
+            "n": FRESH_N,
+            "accuracy": accuracy,
+            "differences": differences,
+            "reasoning": {name: found["reasoning"] for name, found in models.items()},
+        },
+        "eval": {
+            "file": "data/eval.jsonl",
+            "max_new_tokens": MAX_NEW,
+            "counts": {name: found["counts"] for name, found in models.items()},
+        },
+    }
     (LAB / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    rows = [{"id": key, "text": texts[key]} | ({"close": close[key]} if close[key] else {}) for key in items]
+    rows = []
+    for key in next(iter(models.values()))["text"]:
+        row = {"id": key, "text": {name: found["text"][key] for name, found in models.items()}}
+        close = {name: found["close"][key] for name, found in models.items() if key in found["close"]}
+        rows.append(row | ({"close": close} if close else {}))
     write_jsonl(DATA / "predictions.jsonl", rows)
 
 
@@ -189,7 +225,12 @@ def tables() -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--runs", type=Path, default=LAB.parent / "runs" / "lab" / "measured", help="answers are kept here"
+    )
     parser.add_argument("--tables", action="store_true", help="only print the tables of results.json")
-    if not parser.parse_args().tables:
-        measure([name for name in MEMBERS if (CHECKPOINTS / name).exists()])
+    options = parser.parse_args()
+    if not options.tables:
+        names = [name for name in MEMBERS if (CHECKPOINTS / name / "model.safetensors").exists()]
+        summarise({name: answered(name, options.runs) for name in names})
     print(tables())
