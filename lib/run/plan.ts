@@ -1,4 +1,5 @@
 /** What an experiment hands to the runner. */
+import { fromNative, type GalvaniError } from '../errors.js';
 import type { Prompt, Trial, TrialResult } from '../types.js';
 import type { NamedReducer } from './key.js';
 import type { Json, JsonObject } from './rows.js';
@@ -21,6 +22,29 @@ export interface Bundle {
   /** Bundles of one group go to the same shard: later stages of an experiment may depend on earlier ones of the group. */
   readonly group: string;
   readonly trials: readonly PlannedTrial[];
+  /** What could not be planned, such as an item whose image does not decode: kept as failed rows. */
+  readonly failures?: readonly PlanFailure[];
+}
+
+export interface PlanFailure {
+  readonly label: string;
+  readonly meta: JsonObject;
+  readonly error: GalvaniError;
+}
+
+/** Builds a bundle; when that throws, the bundle holds one failure for each of `metas` instead. */
+export async function bundleOrFailure(
+  group: string,
+  metas: () => readonly { readonly label: string; readonly meta: JsonObject }[],
+  build: () => Promise<readonly PlannedTrial[]>,
+): Promise<Bundle> {
+  try {
+    return { group, trials: await build() };
+  } catch (cause) {
+    const error = fromNative(cause);
+    if (error.code === 'INTERNAL') throw cause;
+    return { group, trials: [], failures: metas().map((fact) => ({ ...fact, error })) };
+  }
 }
 
 export interface Plan {

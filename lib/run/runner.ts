@@ -2,14 +2,15 @@
  * Runs a plan against an engine: skips what the ledger has, sends the rest in requests that share work, and writes one
  * row per trial before it counts. A trial that failed in an earlier run is tried again, once per run.
  */
+
+import type { TrialOutcome, TrialRunner } from '../engine.js';
 import { fromNative, GalvaniError } from '../errors.js';
 import type { RunStats, Trial, TrialResult } from '../types.js';
-import { references, trialKeys } from './key.js';
+import { contentKey, references, trialKeys } from './key.js';
 import type { Ledger } from './ledger.js';
 import type { Bundle, Plan, PlannedTrial } from './plan.js';
 import type { Json, LedgerRow, PlanRow, TrialRow } from './rows.js';
 import { ownsGroup, type Shard, wholeRun } from './shards.js';
-import type { TrialOutcome, TrialRunner } from './trial-runner.js';
 
 export interface RequestLimits {
   /** Default 512. */
@@ -96,6 +97,7 @@ class Execution {
   #pendingKeys = new Set<string>();
   #pendingRows = 0;
   #planRows: PlanRow[] = [];
+  #failures = new Map<string, LedgerRow>();
   #counts = { planned: 0, skipped: 0, computed: 0, failed: 0, retried: 0 };
   #stopped = false;
   #stats: RunStats = emptyStats;
@@ -120,6 +122,11 @@ class Execution {
     for (const { trial, meta } of bundle.trials) {
       this.#planRows.push({ experiment: plan.experiment, key: keys.get(trial.id)!, meta });
     }
+    for (const { label, meta, error } of bundle.failures ?? []) {
+      const key = contentKey({ experiment: plan.experiment, meta });
+      this.#planRows.push({ experiment: plan.experiment, key, meta });
+      if (!ledger.settled(key)) this.#failures.set(key, failedRow(key, label, error));
+    }
     this.#counts.planned += bundle.trials.length;
     this.#counts.skipped += bundle.trials.filter(({ trial }) => ledger.settled(keys.get(trial.id)!)).length;
     if (send.length === 0) return true;
@@ -138,8 +145,10 @@ class Execution {
     this.#pending = [];
     this.#pendingKeys = new Set();
     this.#pendingRows = 0;
-    if (batch.length > 0 && !this.#stopped) {
-      const rows = await this.#run(batch);
+    const failures = [...this.#failures.values()];
+    this.#failures = new Map();
+    if (batch.length + failures.length > 0 && !this.#stopped) {
+      const rows = [...failures, ...(batch.length > 0 ? await this.#run(batch) : [])];
       for (const row of rows) {
         if (ledger.rows.get(row.key)?.kind === 'failed') this.#counts.retried += 1;
         if (row.kind === 'failed') this.#counts.failed += 1;

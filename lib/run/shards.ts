@@ -78,11 +78,19 @@ export function planIdentity(row: PlanRow): string {
   return `${row.experiment}\n${row.key}\n${JSON.stringify(row.meta)}`;
 }
 
-/** The plan rows of an experiment joined with their results. */
+/**
+ * The plan rows of an experiment joined with their results. Where one meaning has two keys (an item that could not be
+ * read at first and could later), the one with a result counts.
+ */
 export function observations(run: Pick<MergedRun, 'rows' | 'plan'>, experiment: string): Observation[] {
-  return run.plan
-    .filter((row) => row.experiment === experiment)
-    .map(({ key, meta }) => ({ key, meta, row: run.rows.get(key) }));
+  const found = new Map<string, Observation>();
+  for (const { key, meta } of run.plan.filter((row) => row.experiment === experiment)) {
+    const identity = JSON.stringify(meta);
+    const row = run.rows.get(key);
+    const known = found.get(identity)?.row;
+    if (known === undefined || known.kind === 'failed') found.set(identity, { key, meta, row });
+  }
+  return [...found.values()];
 }
 
 function listFiles(dir: string): string[] {

@@ -1,9 +1,9 @@
 /** A stand-in for the engine: results are a pure function of the trial, so that two runs can be compared byte by byte. */
 import { createHash } from 'node:crypto';
+import type { TrialOutcome, TrialRunner } from '../../lib/engine.js';
 import { GalvaniError } from '../../lib/errors.js';
 import { references } from '../../lib/run/key.js';
 import { emptyStats } from '../../lib/run/runner.js';
-import type { TrialOutcome, TrialRunner } from '../../lib/run/trial-runner.js';
 import type { Prompt, Trial, TrialResult } from '../../lib/types.js';
 
 export interface FakeOptions {
