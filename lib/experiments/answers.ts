@@ -1,0 +1,258 @@
+/** The plain measurement under transfer and freeze: every model answers every item under some conditions of sight. */
+import type { QuestionItem } from '../data/items.js';
+import { type Bundle, bundleOrFailure, type Plan, type PlannedTrial } from '../run/plan.js';
+import type { Observation } from '../run/rows.js';
+import type { Outcome } from '../stats/rates.js';
+import { type GoldMeta, goldMeta, type PlanContext, ruleOf } from './context.js';
+import {
+  accuracyOf,
+  correctness,
+  type Graded,
+  gradeRow,
+  pairedTest,
+  type RateRecord,
+  rateOfFlags,
+  type Select,
+  type TestRecord,
+  withHolm,
+} from './measure.js';
+import type { Sight } from './prompter.js';
+
+/** Which tasks ask for seeing, for reasoning over what is seen, and for reasoning over text. */
+export interface TaskGroups {
+  readonly vision: readonly string[];
+  readonly visualReasoning: readonly string[];
+  readonly textReasoning: readonly string[];
+}
+export type TaskGroup = keyof TaskGroups;
+export const taskGroups: readonly TaskGroup[] = ['vision', 'visualReasoning', 'textReasoning'];
+
+/** Items with an image and a description ask for visual reasoning, with an image alone for vision, without for text. */
+export function groupsOf(items: readonly QuestionItem[]): TaskGroups {
+  const tasks = [...new Set(items.map(({ task }) => task))];
+  const group = (task: string): TaskGroup => {
+    const own = items.filter((item) => item.task === task);
+    if (own.every(({ image }) => image === undefined)) return 'textReasoning';
+    return own.every(({ description }) => description !== undefined) ? 'visualReasoning' : 'vision';
+  };
+  const of = (wanted: TaskGroup): string[] => tasks.filter((task) => group(task) === wanted);
+  return { vision: of('vision'), visualReasoning: of('visualReasoning'), textReasoning: of('textReasoning') };
+}
+
+/** undefined: the item's task is in no group and is left out. */
+export function groupOf(item: { readonly task: string }, groups: TaskGroups): TaskGroup | undefined {
+  return taskGroups.find((group) => groups[group].includes(item.task));
+}
+
+export interface AnswersOptions {
+  readonly experiment: string;
+  /** Names of opened models and grafts. */
+  readonly models: readonly string[];
+  readonly items: readonly QuestionItem[];
+  readonly groups: TaskGroups;
+  /** Conditions beside the plain one, by group. */
+  readonly also: Readonly<Partial<Record<TaskGroup, Sight>>>;
+}
+
+interface AnswerMeta extends GoldMeta {
+  readonly group: TaskGroup;
+  readonly sight: Sight;
+}
+
+/** What an item is asked with when nothing is hidden. */
+function plainSight(item: QuestionItem): Sight {
+  return item.image === undefined ? 'none' : 'image';
+}
+
+function sightsOf(item: QuestionItem, group: TaskGroup, also: AnswersOptions['also']): Sight[] {
+  const extra = also[group];
+  return extra === undefined || (extra === 'description' && item.description === undefined)
+    ? [plainSight(item)]
+    : [plainSight(item), extra];
+}
+
+export function planAnswers(context: PlanContext, options: AnswersOptions): Plan {
+  const { models, items, groups, also, experiment } = options;
+  const asked = items.flatMap((item) => {
+    const group = groupOf(item, groups);
+    return group === undefined ? [] : [{ item, group, sights: sightsOf(item, group, also) }];
+  });
+  return {
+    experiment,
+    trials: asked.reduce((sum, { sights }) => sum + sights.length * models.length, 0),
+    bundles: async function* () {
+      for (const one of asked) yield await answerBundle(context, options, one);
+    },
+  };
+}
+
+function answerBundle(
+  { prompter }: PlanContext,
+  { experiment, models }: AnswersOptions,
+  {
+    item,
+    group,
+    sights,
+  }: { readonly item: QuestionItem; readonly group: TaskGroup; readonly sights: readonly Sight[] },
+): Promise<Bundle> {
+  const facts = (model: string, sight: Sight): { label: string; meta: AnswerMeta } => ({
+    label: `${experiment} ${model} ${item.id} ${sight}`,
+    meta: { ...goldMeta(model, item), group, sight },
+  });
+  return bundleOrFailure(
+    item.id,
+    () => sights.flatMap((sight) => models.map((model) => facts(model, sight))),
+    async () => {
+      const trials: PlannedTrial[] = [];
+      for (const sight of sights) {
+        const prompt = await prompter.ask(item, { sight });
+        const generate = { maxTokens: prompter.protocol.maxTokens };
+        for (const model of models) {
+          trials.push({ trial: { id: `${model} ${sight}`, prompt, model, generate }, ...facts(model, sight) });
+        }
+      }
+      return trials;
+    },
+  );
+}
+
+/** Graded answers, looked up by model, item and sight. */
+export class AnswerTable {
+  readonly models: readonly string[];
+  /** Items in plan order. */
+  readonly items: readonly { readonly item: string; readonly task: string; readonly group: TaskGroup }[];
+  readonly #graded = new Map<string, Graded>();
+
+  constructor(observed: readonly Observation[]) {
+    const models = new Set<string>();
+    const items = new Map<string, { item: string; task: string; group: TaskGroup }>();
+    for (const { meta, row } of observed) {
+      const facts = meta as AnswerMeta;
+      models.add(facts.model);
+      items.set(facts.item, { item: facts.item, task: facts.task, group: facts.group });
+      this.#graded.set(cell(facts.model, facts.item, facts.sight), gradeRow(row, facts.gold, ruleOf(facts)));
+    }
+    this.models = [...models];
+    this.items = [...items.values()];
+  }
+
+  /** undefined: this was never planned. */
+  outcome(model: string, item: string, sight: Sight): Outcome | undefined {
+    return this.#graded.get(cell(model, item, sight))?.outcome;
+  }
+
+  /** Under the item's plain condition. */
+  plain(model: string, item: string): Outcome {
+    return this.outcome(model, item, 'image') ?? this.outcome(model, item, 'none') ?? 'failed';
+  }
+}
+
+const cell = (model: string, item: string, sight: Sight): string => `${model}\n${item}\n${sight}`;
+
+/** Accuracy of one model on one task or group, against a reference model on the same items. */
+export interface AccuracyCell {
+  readonly model: string;
+  readonly group: TaskGroup;
+  /** null: the whole group. */
+  readonly task: string | null;
+  readonly accuracy: RateRecord;
+  /** Against the reference; Holm over the models of this task. null for the reference itself. */
+  readonly test: TestRecord | null;
+  readonly select: Select;
+}
+
+export function accuracies(table: AnswerTable, experiment: string, reference: string): AccuracyCell[] {
+  const cells: AccuracyCell[] = [];
+  for (const group of taskGroups) {
+    const inGroup = table.items.filter((item) => item.group === group);
+    const tasks = [...new Set(inGroup.map(({ task }) => task))];
+    for (const task of tasks.length > 1 ? [null, ...tasks] : tasks) {
+      const items = inGroup.filter((item) => task === null || item.task === task);
+      const outcomes = (model: string) => items.map(({ item }) => table.plain(model, item));
+      const before = outcomes(reference).map(correctness);
+      const tests = withHolm(
+        table.models.map((model) =>
+          model === reference ? null : pairedTest(before, outcomes(model).map(correctness)),
+        ),
+      );
+      table.models.forEach((model, i) => {
+        const select = { experiment, model, group, ...(task === null ? {} : { task }) };
+        cells.push({ model, group, task, accuracy: accuracyOf(outcomes(model)), test: tests[i] ?? null, select });
+      });
+    }
+  }
+  return cells;
+}
+
+/** The paper's ability measures (METHODS §3). */
+export type AbilityMeasure = 'M_vis' | 'M_v2r' | 'M_rea';
+
+export interface AbilityCell {
+  readonly measure: AbilityMeasure;
+  readonly model: string;
+  /** Items right in the measure's sense; 'failed' and 'truncated' where one of the two runs was. */
+  readonly rate: RateRecord;
+  /** Against the reference model; Holm over the models. */
+  readonly test: TestRecord | null;
+  readonly select: Select;
+}
+
+interface AbilityRule {
+  readonly measure: AbilityMeasure;
+  readonly group: TaskGroup;
+  readonly second: Sight | null;
+  readonly holds: (plain: boolean, second: boolean) => boolean;
+}
+
+const abilityRules: readonly AbilityRule[] = [
+  { measure: 'M_vis', group: 'vision', second: 'black', holds: (seen, black) => seen && !black },
+  { measure: 'M_v2r', group: 'visualReasoning', second: 'description', holds: (seen, told) => seen && told },
+  { measure: 'M_rea', group: 'textReasoning', second: null, holds: (right) => right },
+];
+
+export function abilities(table: AnswerTable, experiment: string, reference: string): AbilityCell[] {
+  return abilityRules.flatMap(({ measure, group, second, holds }) => {
+    const items = table.items.filter((item) => item.group === group);
+    // An item without the second condition (no description) cannot be in the measure; it is not wrong.
+    const usable = items.filter(
+      ({ item }) => second === null || table.models.some((model) => table.outcome(model, item, second) !== undefined),
+    );
+    if (usable.length === 0) return [];
+    const flags = (model: string) =>
+      usable.map(({ item }) => {
+        const outcomes = [
+          table.plain(model, item),
+          ...(second ? [table.outcome(model, item, second) ?? 'failed'] : []),
+        ];
+        const [plain, other] = outcomes.map((outcome) => correctness(outcome));
+        if (plain == null || (second !== null && other == null)) {
+          return { flag: null, truncated: !outcomes.includes('failed') };
+        }
+        return { flag: holds(plain, other ?? false), truncated: false };
+      });
+    const before = flags(reference).map(({ flag }) => flag);
+    const tests = withHolm(
+      table.models.map((model) =>
+        model === reference
+          ? null
+          : pairedTest(
+              before,
+              flags(model).map(({ flag }) => flag),
+            ),
+      ),
+    );
+    return table.models.map((model, i): AbilityCell => {
+      const own = flags(model);
+      return {
+        measure,
+        model,
+        rate: rateOfFlags(
+          own.map(({ flag }) => flag),
+          own.filter(({ truncated }) => truncated).length,
+        ),
+        test: tests[i] ?? null,
+        select: { experiment, model, group },
+      };
+    });
+  });
+}

@@ -1,0 +1,206 @@
+/** Attention per layer and model, and its change between models on the same items. */
+import type { JsonObject, Observation } from '../run/rows.js';
+import { type AttendMeta, attendExperiment, type QuerySpan, querySpans, type TextMode } from './attend.js';
+import type { LayerAttention, ReducedAttention } from './attend-reduce.js';
+import { type MeanRecord, meanOf, pairedMean, type Select } from './measure.js';
+
+/** Numbers per layer that are compared between models. */
+export const attentionMeasures = ['image', 'imageSinkFree', 'imagePerShare', 'imageSinkFreePerShare'] as const;
+export type AttentionFigure = (typeof attentionMeasures)[number];
+
+export interface AttentionCell {
+  readonly mode: TextMode;
+  readonly query: QuerySpan;
+  readonly model: string;
+  readonly layer: number;
+  readonly image: MeanRecord;
+  readonly imageSinkFree: MeanRecord;
+  readonly imagePerShare: MeanRecord;
+  readonly imageSinkFreePerShare: MeanRecord;
+  readonly question: MeanRecord;
+  readonly text: MeanRecord;
+  readonly first: MeanRecord;
+  /** Image keys taken out as sinks, mean over items. */
+  readonly sinks: MeanRecord;
+  readonly select: Select;
+}
+
+export interface AttentionShift {
+  readonly mode: TextMode;
+  readonly query: QuerySpan;
+  readonly from: string;
+  readonly to: string;
+  readonly layer: number;
+  readonly figure: AttentionFigure;
+  /** to − from on the same items. */
+  readonly difference: MeanRecord;
+  /** The interval at level 1 − 0.05/layers: all layers of the curve hold together with 95 %. */
+  readonly simultaneous: { readonly low: number | null; readonly high: number | null };
+  /** The simultaneous interval leaves out zero. */
+  readonly significant: boolean;
+}
+
+export interface HeadMap {
+  readonly mode: TextMode;
+  readonly query: QuerySpan;
+  readonly model: string;
+  /** [layer][head] mean mass on the image. */
+  readonly image: readonly (readonly number[])[];
+  readonly n: number;
+}
+
+export interface AttendResult {
+  readonly models: readonly string[];
+  readonly writer: string;
+  readonly cells: readonly AttentionCell[];
+  readonly shifts: readonly AttentionShift[];
+  readonly heads: readonly HeadMap[];
+  /** Items for which a model gave no usable text (failed, truncated or empty): they are in no cell of mode `own`. */
+  readonly unusable: readonly { readonly model: string; readonly failed: number; readonly truncated: number }[];
+}
+
+export function analyzeAttend(
+  observed: readonly Observation[],
+  texts: readonly Observation[],
+  options: { readonly models: readonly string[]; readonly writer: string; readonly seed: number },
+): AttendResult {
+  const readings = observed.map(({ meta, row }) => ({
+    meta: meta as AttendMeta,
+    spans: row?.kind === 'trial' ? ((row.reduced ?? {}) as unknown as ReducedAttention) : undefined,
+  }));
+  const items = [...new Set(texts.map(({ meta }) => String(meta.item)))];
+  const cells: AttentionCell[] = [];
+  const shifts: AttentionShift[] = [];
+  const heads: HeadMap[] = [];
+  for (const mode of ['same', 'own'] as const) {
+    for (const query of querySpans) {
+      const values = new Map<string, readonly (LayerAttention | null)[]>();
+      for (const model of options.models) {
+        const own = new Map(
+          readings
+            .filter(({ meta }) => meta.mode === mode && meta.model === model)
+            .map(({ meta, spans }) => [meta.item, spans?.[query] ?? null]),
+        );
+        values.set(
+          model,
+          items.map((item) => own.get(item) ?? null),
+        );
+      }
+      const select = { experiment: attendExperiment, mode };
+      cells.push(
+        ...[...values].flatMap(([model, lists]) => modelCells(mode, query, model, lists, select, options.seed)),
+      );
+      shifts.push(
+        ...comparisons(options.models).flatMap(([from, to]) =>
+          shiftsBetween({
+            mode,
+            query,
+            from,
+            to,
+            before: values.get(from)!,
+            after: values.get(to)!,
+            seed: options.seed,
+          }),
+        ),
+      );
+      heads.push(...[...values].flatMap(([model, lists]) => headMap(mode, query, model, lists)));
+    }
+  }
+  return {
+    models: options.models,
+    writer: options.writer,
+    cells,
+    shifts,
+    heads,
+    unusable: unusable(texts, options.models),
+  };
+}
+
+/** Neighbours in the order of training, and first against last. */
+function comparisons(models: readonly string[]): [string, string][] {
+  const pairs = models.slice(1).map((model, i): [string, string] => [models[i]!, model]);
+  if (models.length > 2) pairs.push([models[0]!, models.at(-1)!]);
+  return pairs;
+}
+
+function layerCount(lists: readonly (LayerAttention | null)[]): number {
+  return lists.find((value) => value !== null)?.image.length ?? 0;
+}
+
+function modelCells(
+  mode: TextMode,
+  query: QuerySpan,
+  model: string,
+  lists: readonly (LayerAttention | null)[],
+  select: Select,
+  seed: number,
+): AttentionCell[] {
+  return Array.from({ length: layerCount(lists) }, (_, layer): AttentionCell => {
+    const mean = (name: Exclude<keyof LayerAttention, 'tokens' | 'imageByHead'>): MeanRecord =>
+      meanOf(
+        lists.map((value) => value?.[name][layer] ?? null),
+        seed,
+      );
+    return {
+      mode,
+      query,
+      model,
+      layer,
+      image: mean('image'),
+      imageSinkFree: mean('imageSinkFree'),
+      imagePerShare: mean('imagePerShare'),
+      imageSinkFreePerShare: mean('imageSinkFreePerShare'),
+      question: mean('question'),
+      text: mean('text'),
+      first: mean('first'),
+      sinks: mean('sinks'),
+      select: { ...select, model },
+    };
+  });
+}
+
+function shiftsBetween(input: {
+  readonly mode: TextMode;
+  readonly query: QuerySpan;
+  readonly from: string;
+  readonly to: string;
+  readonly before: readonly (LayerAttention | null)[];
+  readonly after: readonly (LayerAttention | null)[];
+  readonly seed: number;
+}): AttentionShift[] {
+  const { mode, query, from, to, before, after, seed } = input;
+  const layers = Math.min(layerCount(before), layerCount(after));
+  return attentionMeasures.flatMap((figure) =>
+    Array.from({ length: layers }, (_, layer): AttentionShift => {
+      const at = (lists: readonly (LayerAttention | null)[]) => lists.map((value) => value?.[figure][layer] ?? null);
+      const difference = pairedMean(at(before), at(after), seed);
+      const { low, high } = pairedMean(at(before), at(after), seed, 1 - 0.05 / layers);
+      const significant = low !== null && high !== null && (low > 0 || high < 0);
+      return { mode, query, from, to, layer, figure, difference, simultaneous: { low, high }, significant };
+    }),
+  );
+}
+
+function headMap(
+  mode: TextMode,
+  query: QuerySpan,
+  model: string,
+  lists: readonly (LayerAttention | null)[],
+): HeadMap[] {
+  const present = lists.filter((value) => value !== null);
+  const [first] = present;
+  if (!first) return [];
+  const image = first.imageByHead.map((row, layer) =>
+    row.map((_, head) => present.reduce((sum, value) => sum + value.imageByHead[layer]![head]!, 0) / present.length),
+  );
+  return [{ mode, query, model, image, n: present.length }];
+}
+
+function unusable(texts: readonly Observation[], models: readonly string[]): AttendResult['unusable'] {
+  return models.map((model) => {
+    const own = texts.filter(({ meta }: { meta: JsonObject }) => meta.model === model);
+    const truncated = own.filter(({ row }) => row?.kind === 'trial' && row.truncated).length;
+    const failed = own.filter(({ row }) => row?.kind !== 'trial' || (!row.truncated && row.text.trim() === '')).length;
+    return { model, failed, truncated };
+  });
+}

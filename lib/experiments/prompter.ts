@@ -1,0 +1,125 @@
+/** From a question to the prompt every model of a study gets, under each condition of what can be seen. */
+import { GalvaniError } from '../errors.js';
+import { blackImage, decodeImage, noiseImage, shuffledImage } from '../processor/decode.js';
+import { loadImage } from '../processor/image.js';
+import type { Processor } from '../processor/processor.js';
+import { buildPrompt } from '../processor/prompt.js';
+import type { PixelPatches, Prompt } from '../types.js';
+
+/** How every question of a study is put. The same for all its models: a prompt guessed from a name confounds. */
+export interface Protocol {
+  /** Default: the chat template's own. */
+  readonly system?: string;
+  /** Put before and after every question, with a newline between. */
+  readonly prefix?: string;
+  readonly suffix?: string;
+  /** Longest answer in tokens; longer ones are truncated and counted apart. */
+  readonly maxTokens: number;
+}
+
+/**
+ * What can be seen (METHODS §1d): the image; a black one of its size; none; a black one and a text that describes the
+ * image; uniform noise of its size; the image's patches in random order.
+ */
+export type Sight = 'image' | 'black' | 'none' | 'description' | 'noise' | 'shuffled';
+export const sights: readonly Sight[] = ['image', 'black', 'none', 'description', 'noise', 'shuffled'];
+
+export interface Asked {
+  readonly question: string;
+  /** Path of the image file. */
+  readonly image?: string;
+  readonly description?: string;
+}
+
+export interface AskOptions {
+  readonly sight?: Sight;
+  /** Teacher-forced assistant text. */
+  readonly answer?: string;
+  /** Patches (height, width) to render the image at. */
+  readonly grid?: readonly [height: number, width: number];
+}
+
+const keptImages = 256;
+const keptPrompts = 512;
+
+export class Prompter {
+  readonly processor: Processor;
+  readonly protocol: Protocol;
+  readonly #seed: number;
+  readonly #images = new Map<string, Promise<PixelPatches>>();
+  readonly #prompts = new Map<string, Promise<Prompt>>();
+
+  /** @param seed of noise and shuffling. */
+  constructor(processor: Processor, protocol: Protocol, seed = 0) {
+    this.processor = processor;
+    this.protocol = protocol;
+    this.#seed = seed;
+  }
+
+  /**
+   * The prompt; equal questions give the same object, by which the engine knows shared work.
+   * @throws BAD_ARGUMENT when the condition needs a description or an image that the question lacks.
+   */
+  ask(asked: Asked, options: AskOptions = {}): Promise<Prompt> {
+    const identity = JSON.stringify([asked, options]);
+    return remembered(this.#prompts, keptPrompts, identity, () => this.#build(asked, options));
+  }
+
+  /** Token ids of a text as it stands at the start of an answer. */
+  tokens(text: string): Int32Array {
+    return this.processor.tokenizer.encode(text);
+  }
+
+  async #build(
+    { question, image, description }: Asked,
+    { sight = 'image', answer, grid }: AskOptions,
+  ): Promise<Prompt> {
+    const { system, prefix, suffix } = this.protocol;
+    if (sight === 'description' && description === undefined) {
+      throw new GalvaniError('BAD_ARGUMENT', `question '${question}' has no description, which this condition needs`);
+    }
+    const text = [prefix, sight === 'description' ? description : undefined, question, suffix];
+    const shown = image === undefined || sight === 'none' ? [] : [await this.#image(image, sight, grid)];
+    return buildPrompt(
+      this.processor,
+      { ...(system === undefined ? {} : { system }), question: text.filter(Boolean).join('\n'), images: shown },
+      answer === undefined ? {} : { answer },
+    );
+  }
+
+  #image(path: string, sight: Sight, grid: readonly [number, number] | undefined): Promise<PixelPatches> {
+    return remembered(this.#images, keptImages, JSON.stringify([path, sight, grid]), async () => {
+      const { images } = this.processor;
+      if (!images) throw new GalvaniError('UNSUPPORTED', `${this.processor.dir}: this checkpoint reads no images`);
+      const decoded = await decodeImage(path);
+      const { width, height } = decoded;
+      const options = grid ? { grid } : {};
+      switch (sight) {
+        case 'image':
+          return loadImage(decoded, images, options);
+        case 'black':
+        case 'description':
+          return loadImage(blackImage(width, height), images, options);
+        case 'noise':
+          return loadImage(noiseImage(width, height, this.#seed), images, options);
+        case 'shuffled':
+          return loadImage(shuffledImage(decoded, images.patchSize * images.mergeSize, this.#seed), images, options);
+        case 'none':
+          throw new GalvaniError('INTERNAL', 'the condition none has no image');
+        default:
+          return sight satisfies never;
+      }
+    });
+  }
+}
+
+/** A small memory: the oldest entry leaves. A failure is not remembered. */
+function remembered<T>(memory: Map<string, Promise<T>>, size: number, key: string, make: () => Promise<T>): Promise<T> {
+  const known = memory.get(key);
+  if (known) return known;
+  const made = make();
+  memory.set(key, made);
+  made.catch(() => memory.delete(key));
+  if (memory.size > size) memory.delete(memory.keys().next().value!);
+  return made;
+}

@@ -1,0 +1,135 @@
+/** Summary → report: the document, and the files of a run directory (report.html, summary.json, tables/*.csv). */
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { tableToCsv } from '../report/csv.js';
+import type { Answer, ReportDocument, Section } from '../report/document.js';
+import { renderHtml } from '../report/html.js';
+import { renderMarkdown } from '../report/markdown.js';
+import { writeAtomic } from '../run/run-dir.js';
+import { freezeFindings, freezeSection, transferFindings, transferSection } from './report-abilities.js';
+import { attendFindings, attendSection } from './report-attend.js';
+import { reasoningFindings, reasoningSection, visionFindings, visionSection } from './report-localize.js';
+import { column, prose, tableBlock } from './report-parts.js';
+import { weightsFindings, weightsSection } from './report-weights.js';
+import type { Summary } from './summary.js';
+
+/** Sentences of the opening, in the order of the paper's questions: where, what, whether it transfers, whether it is needed. */
+export function findings(summary: Summary): Answer[] {
+  const { localizeVision, localizeReasoning, attend, characterize, transfer, freeze } = summary;
+  return [
+    ...(freeze ? freezeFindings(freeze) : []),
+    ...(localizeVision ? visionFindings(localizeVision) : []),
+    ...(localizeReasoning ? reasoningFindings(localizeReasoning) : []),
+    ...(attend ? attendFindings(attend) : []),
+    ...(characterize ? weightsFindings(characterize) : []),
+    ...(transfer ? transferFindings(transfer) : []),
+  ];
+}
+
+export function reportDocument(summary: Summary, options: { readonly generated: string }): ReportDocument {
+  const { localizeVision, localizeReasoning, attend, characterize, transfer, freeze, study, models } = summary;
+  const sections: Section[] = [
+    ...(localizeVision ? [visionSection(localizeVision, summary)] : []),
+    ...(localizeReasoning ? [reasoningSection(localizeReasoning, summary)] : []),
+    ...(attend ? [attendSection(attend, summary)] : []),
+    ...(characterize ? [weightsSection(characterize, summary)] : []),
+    ...(transfer ? [transferSection(transfer)] : []),
+    ...(freeze ? [freezeSection(freeze)] : []),
+    runSection(summary),
+  ];
+  return {
+    title: study.name,
+    subtitle: study.description ?? `What post-training changed in ${models.map(({ name }) => name).join(', ')}`,
+    generated: options.generated,
+    answers: findings(summary),
+    sections,
+    provenance: provenance(summary),
+  };
+}
+
+function runSection({ progress, ledger }: Summary): Section {
+  const unfinished = progress.filter(({ missing }) => missing > 0);
+  const errors = progress.flatMap(({ experiment, errors: list }) =>
+    list.map(({ message, count }) => `${experiment}: ${count} × ${message}`),
+  );
+  return {
+    id: 'run',
+    title: 'The run',
+    blocks: [
+      tableBlock('run-progress', 'Trials and measurements', `Rows of ${ledger.join(', ')}, by experiment.`, {
+        columns: [
+          column('experiment', 'Experiment'),
+          column('planned', 'Planned', 'number'),
+          column('done', 'Done', 'number'),
+          column('failed', 'Failed', 'number'),
+          column('missing', 'Not yet run', 'number'),
+        ],
+        rows: progress.map(({ errors: _, ...row }) => row),
+      }),
+      ...(unfinished.length > 0
+        ? [
+            prose(
+              'This run is not finished: the numbers above are of what has run so far, and what is missing counts as failed.',
+              'caution',
+            ),
+          ]
+        : []),
+      ...(errors.length > 0 ? [prose(`Failures: ${errors.join('; ')}.`, 'caution')] : []),
+    ],
+  };
+}
+
+function provenance({ study, models, cuts, layers, ledger, galvani, node }: Summary): Record<string, string> {
+  const { protocol } = study;
+  return {
+    ...Object.fromEntries(models.map(({ name, dir, fingerprint }) => [`model ${name}`, `${dir} · ${fingerprint}`])),
+    'decoder layers': `${layers}, regions cut at ${cuts.join(' and ')}`,
+    protocol: [
+      `system: ${protocol.system ?? 'the template’s own'}`,
+      protocol.prefix ? `before: ${protocol.prefix}` : '',
+      protocol.suffix ? `after: ${protocol.suffix}` : '',
+      `at most ${protocol.maxTokens} tokens, greedy`,
+    ]
+      .filter(Boolean)
+      .join(' · '),
+    seed: String(study.seed),
+    ledger: ledger.join(', '),
+    versions: `galvani ${galvani}, Node ${node}`,
+  };
+}
+
+export interface ReportFiles {
+  readonly html: string;
+  readonly markdown: string;
+  readonly summary: string;
+  readonly tables: readonly string[];
+}
+
+/** Writes the report beside the ledger; every file is replaced whole. @throws IO */
+export function writeReport(dir: string, summary: Summary, options: { readonly generated?: string } = {}): ReportFiles {
+  const generated = options.generated ?? new Date().toISOString().slice(0, 16).replace('T', ' ').concat(' UTC');
+  const document = reportDocument(summary, { generated });
+  const files = {
+    html: join(dir, 'report.html'),
+    markdown: join(dir, 'report.md'),
+    summary: join(dir, 'summary.json'),
+  };
+  writeAtomic(files.html, renderHtml(document));
+  writeAtomic(files.markdown, renderMarkdown(document));
+  writeAtomic(files.summary, `${JSON.stringify({ ...summary, findings: document.answers }, null, 1)}\n`);
+  return { ...files, tables: writeTables(join(dir, 'tables'), document) };
+}
+
+function writeTables(folder: string, document: ReportDocument): string[] {
+  mkdirSync(folder, { recursive: true });
+  for (const name of readdirSync(folder)) if (name.endsWith('.csv')) rmSync(join(folder, name));
+  return document.sections.flatMap(({ blocks }) =>
+    blocks.flatMap((block) => {
+      const table = block.kind === 'table' ? block.table : block.kind === 'chart' ? block.csv : undefined;
+      if (!table || block.kind === 'prose') return [];
+      const path = join(folder, `${block.id}.csv`);
+      writeAtomic(path, tableToCsv(table));
+      return [path];
+    }),
+  );
+}

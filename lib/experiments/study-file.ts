@@ -1,0 +1,281 @@
+/** The study file: one YAML document that says which checkpoints, which questions, which experiments. See docs/study.md. */
+import { readFileSync } from 'node:fs';
+import { dirname, isAbsolute, join, resolve } from 'node:path';
+import { parseDocument } from 'yaml';
+import { z } from 'zod';
+import { type NonLayerPolicy, nonLayerPolicies, type RegionName, regionNames } from '../checkpoint/graft.js';
+import { GalvaniError } from '../errors.js';
+import { type SwapMode, swapModes } from '../hooks/interventions.js';
+import type { MatchRule } from '../types.js';
+import type { TaskGroups } from './answers.js';
+import { type AblatedPart, ablatedParts } from './localize-reasoning.js';
+import type { Protocol } from './prompter.js';
+
+/** How many items of which tasks; `tasks` absent: all that fit the experiment. */
+interface Draw {
+  readonly tasks?: readonly string[] | undefined;
+  /** Items of every task, drawn with the study's seed. Default: all. */
+  readonly itemsPerTask?: number | undefined;
+  /** Overrides the protocol's. */
+  readonly maxTokens?: number | undefined;
+}
+
+export interface VisionStudy extends Draw {
+  readonly models: readonly string[];
+  readonly modes: readonly SwapMode[];
+  readonly width: number;
+  readonly heads?: readonly number[] | undefined;
+  readonly resize: 'refuse' | 'source';
+}
+
+export interface ReasoningStudy extends Draw {
+  readonly models: readonly string[];
+  readonly parts: readonly AblatedPart[];
+  readonly width: number;
+}
+
+export interface AttendStudy extends Draw {
+  readonly models: readonly string[];
+  readonly writer: string;
+}
+
+export interface CharacterizeStudy {
+  /** Two or three checkpoints in the order of training. */
+  readonly models: readonly string[];
+  /** A second pair, such as more SFT in place of RL, for comparison. */
+  readonly control?: string | undefined;
+  readonly spectra: boolean;
+}
+
+export interface TransferStudy extends Draw {
+  readonly in: string;
+  readonly rl: string;
+  readonly policy: NonLayerPolicy;
+}
+
+export interface FreezeStudy extends Draw {
+  readonly before: string;
+  readonly full: string;
+  readonly controls: readonly string[];
+  /** Model name → the region its training held fixed. */
+  readonly frozen: Readonly<Record<string, RegionName>>;
+}
+
+export interface StudyExperiments {
+  readonly localize?:
+    | { readonly vision?: VisionStudy | undefined; readonly reasoning?: ReasoningStudy | undefined }
+    | undefined;
+  readonly attend?: AttendStudy | undefined;
+  readonly characterize?: CharacterizeStudy | undefined;
+  readonly transfer?: TransferStudy | undefined;
+  readonly freeze?: FreezeStudy | undefined;
+}
+export type ExperimentName = keyof StudyExperiments;
+export const experimentNames: readonly ExperimentName[] = ['localize', 'attend', 'characterize', 'transfer', 'freeze'];
+
+export interface Study {
+  readonly name: string;
+  readonly description?: string | undefined;
+  /** Name → checkpoint folder. */
+  readonly models: Readonly<Record<string, string>>;
+  readonly data: {
+    readonly items?: string | undefined;
+    readonly pairs?: string | undefined;
+    /** Grading rule by task; overrides the data's own. */
+    readonly rules: Readonly<Record<string, MatchRule>>;
+    /** Absent: sorted by what the items have (image, description). */
+    readonly groups?: TaskGroups | undefined;
+  };
+  readonly protocol: Protocol;
+  readonly seed: number;
+  /** First layer of mid and of late. Absent: thirds. */
+  readonly cuts?: readonly [number, number] | undefined;
+  readonly output?: string | undefined;
+  readonly experiments: StudyExperiments;
+}
+
+const name = z.string().min(1);
+const count = z.int().positive();
+const draw = {
+  tasks: z.array(name).min(1).optional(),
+  itemsPerTask: count.optional(),
+  maxTokens: count.optional(),
+};
+const modelList = z.array(name).min(1);
+
+const rule = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('exact') }),
+  z.strictObject({ kind: z.literal('yesno') }),
+  z.strictObject({ kind: z.literal('number'), tolerance: z.number().nonnegative().exactOptional() }),
+  z.strictObject({ kind: z.literal('box'), iou: z.number().positive().max(1) }),
+  z.strictObject({ kind: z.literal('option'), choices: z.array(z.string()).min(2) }),
+]);
+
+const vision = z.strictObject({
+  ...draw,
+  models: modelList,
+  modes: z
+    .array(z.enum(swapModes as [SwapMode, ...SwapMode[]]))
+    .min(1)
+    .default(['suffix', 'single']),
+  width: count.default(3),
+  heads: z.array(z.int().nonnegative()).min(1).optional(),
+  resize: z.enum(['refuse', 'source']).default('refuse'),
+});
+
+const reasoning = z.strictObject({
+  ...draw,
+  models: modelList,
+  parts: z
+    .array(z.enum(ablatedParts as [AblatedPart, ...AblatedPart[]]))
+    .min(1)
+    .default(['layer']),
+  width: count.default(1),
+});
+
+const region = z.enum(regionNames as [RegionName, ...RegionName[]]);
+
+export const studySchema: z.ZodType<Study> = z.strictObject({
+  name,
+  description: z.string().optional(),
+  models: z.record(name, name).refine((models) => Object.keys(models).length > 0, 'expected at least one model'),
+  data: z
+    .strictObject({
+      items: name.optional(),
+      pairs: name.optional(),
+      rules: z.record(name, rule).default({}),
+      groups: z
+        .strictObject({
+          vision: z.array(name).default([]),
+          visualReasoning: z.array(name).default([]),
+          textReasoning: z.array(name).default([]),
+        })
+        .optional(),
+    })
+    .default({ rules: {} }),
+  protocol: z
+    .strictObject({
+      system: z.string().exactOptional(),
+      prefix: z.string().exactOptional(),
+      suffix: z.string().exactOptional(),
+      maxTokens: count.default(256),
+    })
+    .default({ maxTokens: 256 }),
+  seed: z.int().nonnegative().default(1),
+  cuts: z.tuple([count, count]).optional(),
+  output: name.optional(),
+  experiments: z.strictObject({
+    localize: z.strictObject({ vision: vision.optional(), reasoning: reasoning.optional() }).optional(),
+    attend: z.strictObject({ ...draw, models: modelList, writer: name }).optional(),
+    characterize: z
+      .strictObject({
+        models: z.array(name).min(2).max(3),
+        control: name.optional(),
+        spectra: z.boolean().default(true),
+      })
+      .optional(),
+    transfer: z
+      .strictObject({
+        ...draw,
+        in: name,
+        rl: name,
+        policy: z.enum(nonLayerPolicies as [NonLayerPolicy, ...NonLayerPolicy[]]).default('early'),
+      })
+      .optional(),
+    freeze: z
+      .strictObject({
+        ...draw,
+        before: name,
+        full: name,
+        controls: z.array(name).default([]),
+        frozen: z.record(name, region).default({}),
+      })
+      .optional(),
+  }),
+});
+
+/**
+ * Checks a study given as data (defaults filled in) and that its experiments name models and data it has.
+ * @param where names the file or command in errors.
+ * @throws BAD_CONFIG listing every fault with its path.
+ */
+export function parseStudy(value: unknown, where: string): Study {
+  const parsed = studySchema.safeParse(value);
+  if (!parsed.success) {
+    throw new GalvaniError('BAD_CONFIG', `${where}: not a study\n${z.prettifyError(parsed.error)}`);
+  }
+  const study = parsed.data;
+  const faults = crossFaults(study);
+  if (faults.length > 0) throw new GalvaniError('BAD_CONFIG', `${where}: not a study\n${faults.join('\n')}`);
+  return study;
+}
+
+/** Reads a study file. @throws FILE_NOT_FOUND, BAD_CONFIG with line numbers for YAML faults. */
+export function readStudy(path: string): Study {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (cause) {
+    throw new GalvaniError('FILE_NOT_FOUND', `${path}: no such study file`, { cause });
+  }
+  const document = parseDocument(text, { prettyErrors: true });
+  const [fault] = document.errors;
+  if (fault) throw new GalvaniError('BAD_CONFIG', `${path}: ${fault.message}`);
+  return parseStudy(document.toJS(), path);
+}
+
+/** The study with the paths in it taken from `folder`. */
+export function withPathsFrom(study: Study, folder: string): Study {
+  const from = (path: string): string => (isAbsolute(path) ? path : join(folder, path));
+  const { items, pairs, ...data } = study.data;
+  return {
+    ...study,
+    models: Object.fromEntries(Object.entries(study.models).map(([model, dir]) => [model, from(dir)])),
+    data: { ...data, ...(items ? { items: from(items) } : {}), ...(pairs ? { pairs: from(pairs) } : {}) },
+    ...(study.output ? { output: from(study.output) } : {}),
+  };
+}
+
+export function studyFolder(path: string): string {
+  return dirname(resolve(path));
+}
+
+/** Every model an experiment names, with where it names it. */
+function namedModels({ experiments }: Study): [where: string, model: string][] {
+  const { localize, attend, characterize, transfer, freeze } = experiments;
+  const list = (where: string, models: readonly (string | undefined)[] | undefined): [string, string][] =>
+    (models ?? []).flatMap((model) =>
+      model === undefined ? [] : [[`experiments.${where}`, model] as [string, string]],
+    );
+  return [
+    ...list('localize.vision.models', localize?.vision?.models),
+    ...list('localize.reasoning.models', localize?.reasoning?.models),
+    ...list('attend.models', attend?.models),
+    ...list('characterize.models', characterize && [...characterize.models, characterize.control]),
+    ...list('transfer', transfer && [transfer.in, transfer.rl]),
+    ...list('freeze', freeze && [freeze.before, freeze.full, ...freeze.controls, ...Object.keys(freeze.frozen)]),
+  ];
+}
+
+function crossFaults(study: Study): string[] {
+  const { models, data, experiments } = study;
+  const faults: string[] = [];
+  const known = Object.keys(models);
+  for (const [where, model] of namedModels(study)) {
+    if (!known.includes(model)) faults.push(`✖ '${model}' is not one of models: ${known.join(', ')}\n  → at ${where}`);
+  }
+  const { localize, attend, transfer, freeze } = experiments;
+  if (localize?.vision && !data.pairs) faults.push('✖ experiments.localize.vision needs data.pairs');
+  if ((localize?.reasoning || attend || transfer || freeze) && !data.items) {
+    faults.push('✖ experiments.localize.reasoning, attend, transfer and freeze need data.items');
+  }
+  if (attend && !attend.models.includes(attend.writer)) {
+    faults.push(`✖ writer '${attend.writer}' is not one of its models\n  → at experiments.attend.writer`);
+  }
+  if (transfer && transfer.in === transfer.rl)
+    faults.push('✖ in and rl are the same model\n  → at experiments.transfer');
+  if (Object.values(experiments).every((experiment) => experiment === undefined)) {
+    faults.push(`✖ no experiment; expected at least one of ${experimentNames.join(', ')}\n  → at experiments`);
+  }
+  return faults;
+}
