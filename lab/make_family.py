@@ -1,7 +1,7 @@
 """Trains and exports the whole family from nothing, resumably: a stage whose checkpoint exists is not run again.
 
-About 45 minutes on one quiet core. Checkpoints and logs of the trainers go to --runs; finished members
-are exported to lab/checkpoints.
+lab/logs tells how long each stage took, on two cores shared with much else. Checkpoints and logs of the
+trainers go to --runs; finished members are exported to lab/checkpoints.
 """
 
 import argparse
