@@ -154,16 +154,28 @@ export function pairedBootstrap(
     differences[i] = value;
   }
   if (n === 0) return { difference: Number.NaN, low: Number.NaN, high: Number.NaN, n };
-  const random = seededRandom(seed);
+  const draws = drawnItems(n, resamples, seed);
   const means = new Float64Array(resamples);
-  for (let r = 0; r < resamples; r++) {
+  for (let r = 0, at = 0; r < resamples; r++) {
     let sum = 0;
-    for (let i = 0; i < n; i++) sum += differences[random.below(n)]!;
+    for (let i = 0; i < n; i++) sum += differences[draws[at++]!]!;
     means[r] = sum / n;
   }
   means.sort();
   const tail = (1 - level) / 2;
   return { difference: mean(differences), low: quantile(means, tail), high: quantile(means, 1 - tail), n };
+}
+
+let lastDraws: { readonly key: string; readonly draws: Uint32Array } | undefined;
+
+/** Item indices of all resamples, [resamples, n]. The last ones are kept: a report asks for the same hundreds of times. */
+function drawnItems(n: number, resamples: number, seed: number): Uint32Array {
+  const key = `${n} ${resamples} ${seed}`;
+  if (lastDraws?.key === key) return lastDraws.draws;
+  const random = seededRandom(seed);
+  const draws = Uint32Array.from({ length: n * resamples }, () => random.below(n));
+  lastDraws = draws.byteLength <= 2 ** 26 ? { key, draws } : undefined;
+  return draws;
 }
 
 function mean(values: Float64Array): number {
