@@ -16,7 +16,7 @@ import {
   type TestRecord,
   withHolm,
 } from './measure.js';
-import type { Sight } from './prompter.js';
+import { type Sight, sights } from './prompter.js';
 
 /** Which tasks ask for seeing, for reasoning over what is seen, and for reasoning over text. */
 export interface TaskGroups {
@@ -182,6 +182,28 @@ export function accuracies(table: AnswerTable, experiment: string, reference: st
     }
   }
   return cells;
+}
+
+/** Accuracy of one model on one group under one condition of sight. */
+export interface ConditionCell {
+  readonly model: string;
+  readonly group: TaskGroup;
+  readonly sight: Sight;
+  readonly accuracy: RateRecord;
+  readonly select: Select;
+}
+
+export function conditions(table: AnswerTable, experiment: string): ConditionCell[] {
+  return taskGroups.flatMap((group) => {
+    const items = table.items.filter((item) => item.group === group);
+    return sights.flatMap((sight) =>
+      table.models.flatMap((model): ConditionCell[] => {
+        const outcomes = items.flatMap(({ item }) => table.outcome(model, item, sight) ?? []);
+        if (outcomes.length === 0) return [];
+        return [{ model, group, sight, accuracy: accuracyOf(outcomes), select: { experiment, model, group, sight } }];
+      }),
+    );
+  });
 }
 
 /** The paper's ability measures (METHODS §3). */

@@ -1,5 +1,6 @@
 /** Tensor records of the ledger → figures per layer, region, tower and module. Norms add as roots of sums of squares. */
 import type { Observation } from '../run/rows.js';
+import { seededRandom } from '../stats/random.js';
 import { characterizeExperiment, type PartRecord, type StepRecord, type TensorRecord } from './characterize.js';
 import type { Select } from './measure.js';
 
@@ -63,8 +64,16 @@ export interface WeightComparison {
   };
   /** Parts whose comparison failed: they are in no figure. */
   readonly failed: readonly { readonly part: string; readonly error: string }[];
-  /** Rank correlation (Spearman) of the step's relative norm with depth, per step; null below three layers. */
-  readonly depthTrend: readonly (number | null)[];
+  /** Rank correlation of the step's relative norm with depth, per step; null below three layers. */
+  readonly depthTrend: readonly (Trend | null)[];
+}
+
+export interface Trend {
+  /** Spearman. */
+  readonly correlation: number;
+  /** Two-sided, over 10,000 seeded permutations of the layers: could this order of layers be chance? */
+  readonly p: number;
+  readonly layers: number;
 }
 
 export interface CharacterizeResult {
@@ -94,10 +103,7 @@ export function analyzeCharacterize(observed: readonly Observation[]): Character
       ),
       depthTrend: models.slice(1).map((_, step) => {
         const layers = groups.filter(({ kind }) => kind === 'layer');
-        return spearman(
-          layers.map((cell) => cell.layer!),
-          layers.map((cell) => cell.steps[step]!.relativeNorm ?? 0),
-        );
+        return depthTrend(layers.map((cell) => cell.steps[step]!.relativeNorm ?? 0));
       }),
     });
   }
@@ -210,6 +216,26 @@ function rootSum(values: readonly number[]): number {
 function mean(values: readonly (number | null)[]): number | null {
   const present = values.filter((value): value is number => value !== null);
   return present.length > 0 ? present.reduce((sum, value) => sum + value, 0) / present.length : null;
+}
+
+const permutations = 10_000;
+
+/** Trend of values given in order of depth; null below three. */
+export function depthTrend(values: readonly number[], seed = 1): Trend | null {
+  const depth = values.map((_, i) => i);
+  const correlation = spearman(depth, values);
+  if (correlation === null) return null;
+  const random = seededRandom(seed);
+  const shuffled = [...values];
+  let asLarge = 1; // the order observed is one of the permutations
+  for (let round = 0; round < permutations; round += 1) {
+    for (let i = shuffled.length - 1; i > 0; i -= 1) {
+      const j = random.below(i + 1);
+      [shuffled[i], shuffled[j]] = [shuffled[j]!, shuffled[i]!];
+    }
+    if (Math.abs(spearman(depth, shuffled)!) >= Math.abs(correlation) - 1e-12) asLarge += 1;
+  }
+  return { correlation, p: asLarge / (permutations + 1), layers: values.length };
 }
 
 /** Pearson's correlation of the ranks, ties sharing their mean rank. */

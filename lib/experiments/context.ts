@@ -2,8 +2,8 @@
 
 import type { QuestionItem } from '../data/items.js';
 import type { JsonObject } from '../run/rows.js';
-import type { MatchRule } from '../types.js';
-import type { Prompter } from './prompter.js';
+import type { MatchRule, Prompt } from '../types.js';
+import type { Asked, AskOptions, Protocol } from './prompter.js';
 
 export interface PlanModel {
   readonly name: string;
@@ -13,8 +13,16 @@ export interface PlanModel {
   readonly heads: number;
 }
 
+/** Turns questions into prompts; Prompter does, tests use a fake. */
+export interface Asker {
+  readonly protocol: Protocol;
+  ask(asked: Asked, options?: AskOptions): Promise<Prompt>;
+  /** Token ids of a text as it stands at the start of an answer. */
+  tokens(text: string): Int32Array;
+}
+
 export interface PlanContext {
-  readonly prompter: Prompter;
+  readonly prompter: Asker;
   readonly seed: number;
 }
 

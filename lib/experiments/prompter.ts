@@ -5,6 +5,7 @@ import { loadImage } from '../processor/image.js';
 import type { Processor } from '../processor/processor.js';
 import { buildPrompt } from '../processor/prompt.js';
 import type { PixelPatches, Prompt } from '../types.js';
+import type { Asker } from './context.js';
 
 /** How every question of a study is put. The same for all its models: a prompt guessed from a name confounds. */
 export interface Protocol {
@@ -42,7 +43,7 @@ export interface AskOptions {
 const keptImages = 256;
 const keptPrompts = 512;
 
-export class Prompter {
+export class Prompter implements Asker {
   readonly processor: Processor;
   readonly protocol: Protocol;
   readonly #seed: number;
@@ -65,7 +66,6 @@ export class Prompter {
     return remembered(this.#prompts, keptPrompts, identity, () => this.#build(asked, options));
   }
 
-  /** Token ids of a text as it stands at the start of an answer. */
   tokens(text: string): Int32Array {
     return this.processor.tokenizer.encode(text);
   }

@@ -1,12 +1,14 @@
 /** The report's sections on transfer (grafts) and necessity (freezing). */
 import { type BarChartSpec, barChart } from '../report/bar-chart.js';
-import type { Answer, Section } from '../report/document.js';
+import type { Answer, ChartBlock, Section, Table } from '../report/document.js';
 import { formatValue } from '../report/format.js';
+import { heatMap } from '../report/heat-map.js';
 import { type PointRangeSpec, pointRange } from '../report/point-range.js';
 import { barTable, pointTable } from '../report/tables.js';
 import { type AbilityCell, type AbilityMeasure, type AccuracyCell, type TaskGroup, taskGroups } from './answers.js';
 import type { FreezeResult } from './freeze.js';
 import { isSignificant } from './measure.js';
+import type { Sight } from './prompter.js';
 import {
   answer,
   asRate,
@@ -15,6 +17,8 @@ import {
   column,
   prose,
   rateText,
+  rowsCell,
+  rowsColumn,
   tableBlock,
   testCells,
   testColumns,
@@ -81,10 +85,16 @@ export function transferSection(result: TransferResult): Section {
         },
       ),
       tableBlock(
+        'transfer-conditions',
+        'What the measures are made of',
+        'Accuracy of each model under each condition. A measure whose condition no model can answer says nothing about the models.',
+        conditionTable(result),
+      ),
+      accuracyMap(
         'transfer-accuracy',
-        'Plain accuracy',
-        'With the image where there is one. Against IN on the same items, Holm over the seven other models of one task.',
-        accuracyTable(result.accuracy),
+        'Plain accuracy by task',
+        'With the image where there is one. The numbers behind it hold the tests against IN on the same items (exact McNemar, Holm over the seven other models of one task).',
+        result.accuracy,
       ),
     ],
   };
@@ -109,7 +119,56 @@ function abilityTable({ abilities, policy }: TransferResult) {
   };
 }
 
-function accuracyTable(cells: readonly AccuracyCell[]) {
+function conditionTable({ conditions }: TransferResult): Table {
+  const columns = unique(conditions.map(({ group, sight }) => `${group}\n${sight}`));
+  const title = (id: string): string => {
+    const [group, sight] = id.split('\n') as [TaskGroup, Sight];
+    return `${groupText[group]}: ${sightText[sight]}`;
+  };
+  return {
+    columns: [column('model', 'Model'), ...columns.map((id) => column(id, title(id), 'rate'))],
+    rows: unique(conditions.map(({ model }) => model)).map((model) => ({
+      model,
+      ...Object.fromEntries(
+        conditions
+          .filter((cell) => cell.model === model)
+          .map((cell) => [`${cell.group}\n${cell.sight}`, asRate(cell.accuracy)]),
+      ),
+    })),
+  };
+}
+
+const sightText: Readonly<Record<Sight, string>> = {
+  image: 'image',
+  black: 'black image',
+  none: 'text only',
+  description: 'black image and description',
+  noise: 'noise',
+  shuffled: 'shuffled patches',
+};
+
+/** Models × tasks at a glance; the full table with tests is behind it. */
+function accuracyMap(id: string, title: string, caption: string, cells: readonly AccuracyCell[]): ChartBlock {
+  const tasks = unique(cells.flatMap(({ task }) => (task === null ? [] : [task])));
+  const models = unique(cells.map(({ model }) => model));
+  const svg = heatMap({
+    id,
+    title,
+    rows: models,
+    columns: tasks,
+    values: models.map((model) =>
+      tasks.map((task) => cells.find((cell) => cell.model === model && cell.task === task)?.accuracy.rate ?? null),
+    ),
+    scale: 'sequential',
+    format: 'percent',
+    valueLabel: 'Accuracy',
+    min: 0,
+    max: 1,
+  });
+  return chart(id, title, caption, svg, accuracyTable(cells));
+}
+
+function accuracyTable(cells: readonly AccuracyCell[]): Table {
   return {
     columns: [
       column('group', 'Group'),
@@ -117,6 +176,7 @@ function accuracyTable(cells: readonly AccuracyCell[]) {
       column('model', 'Model'),
       column('accuracy', 'Accuracy', 'rate'),
       ...testColumns,
+      rowsColumn,
     ],
     rows: cells.map((cell) => ({
       group: groupText[cell.group],
@@ -124,11 +184,28 @@ function accuracyTable(cells: readonly AccuracyCell[]) {
       model: cell.model,
       accuracy: asRate(cell.accuracy),
       ...testCells(cell.test),
+      ...rowsCell(cell.select),
     })),
   };
 }
 
-export function transferFindings({ abilities, policy }: TransferResult): Answer[] {
+/** Below this accuracy under a measure's second condition in every model, the measure is at its floor. */
+const floorAccuracy = 0.1;
+
+/** Why a measure cannot separate the models, or '' when it can. */
+function floorNote(measure: AbilityMeasure, { conditions }: TransferResult): string {
+  if (measure !== 'M_v2r') return '';
+  const told = conditions.filter(({ sight, group }) => sight === 'description' && group === 'visualReasoning');
+  const best = Math.max(...told.map(({ accuracy }) => accuracy.rate ?? 0));
+  if (told.length === 0 || best >= floorAccuracy) return '';
+  return (
+    ` No model answers from a description (at best ${formatValue(best, 'percent')}), so this measure cannot separate them; ` +
+    'see plain accuracy on visual reasoning instead.'
+  );
+}
+
+export function transferFindings(result: TransferResult): Answer[] {
+  const { abilities, policy } = result;
   return unique(abilities.map(({ measure }) => measure)).flatMap((measure) => {
     const own = abilities.filter((cell) => cell.measure === measure);
     const find = (model: string): AbilityCell | undefined => own.find((cell) => cell.model === model);
@@ -140,7 +217,7 @@ export function transferFindings({ abilities, policy }: TransferResult): Answer[
       `${measure} (${measureText[measure]}): IN ${rateText(start.rate)}, RL ${rateText(rl.rate)}; ` +
       `${testText(rl.test)}${significant ? '' : ', not significant'}.`;
     const grafts = own.filter(({ model, test }) => model !== 'RL' && test !== null);
-    if (!significant || gain <= 0) return [answer(first, significant)];
+    if (!significant || gain <= 0) return [answer(first + floorNote(measure, result), significant)];
     const carrying = grafts.filter(({ test }) => isSignificant(test) && test!.difference! > 0);
     const best = [...carrying].sort((a, b) => b.test!.difference! - a.test!.difference!).slice(0, 3);
     const second =
@@ -200,38 +277,42 @@ export function freezeSection(result: FreezeResult): Section {
       `Runs that held a third of the decoder layers fixed during RL, beside the run that trained everything (\`${result.full}\`) ` +
       `and the checkpoint it started from (\`${result.before}\`).`,
     blocks: [
-      tableBlock(
-        'freeze-checks',
-        'Did the freeze hold',
-        'Stored bytes compared: every tensor of the frozen region must be equal, and only those need be.',
-        {
-          columns: [
-            column('model', 'Run'),
-            column('region', 'Frozen region'),
-            column('frozen', 'Tensors in it', 'number'),
-            column('changed', 'of those changed', 'number'),
-            column('free', 'Tensors outside', 'number'),
-            column('unchanged', 'of those unchanged', 'number'),
-            column('verdict', 'Verdict'),
-          ],
-          rows: [
-            ...result.checks.map((check) => ({
-              model: check.model,
-              region: check.region,
-              frozen: check.frozen,
-              changed: check.changedInside.length,
-              free: check.free,
-              unchanged: check.unchangedOutside.length,
-              verdict: check.changedInside.length === 0 ? 'held: Δ = 0 there' : 'did not hold',
-            })),
-            ...result.failedChecks.map(({ model, error }) => ({
-              model,
-              region: null,
-              verdict: `not checked: ${error}`,
-            })),
-          ],
-        },
-      ),
+      ...(result.checks.length + result.failedChecks.length > 0
+        ? [
+            tableBlock(
+              'freeze-checks',
+              'Did the freeze hold',
+              'Stored bytes compared: every tensor of the frozen region must be equal, and only those need be.',
+              {
+                columns: [
+                  column('model', 'Run'),
+                  column('region', 'Frozen region'),
+                  column('frozen', 'Tensors in it', 'number'),
+                  column('changed', 'of those changed', 'number'),
+                  column('free', 'Tensors outside', 'number'),
+                  column('unchanged', 'of those unchanged', 'number'),
+                  column('verdict', 'Verdict'),
+                ],
+                rows: [
+                  ...result.checks.map((check) => ({
+                    model: check.model,
+                    region: check.region,
+                    frozen: check.frozen,
+                    changed: check.changedInside.length,
+                    free: check.free,
+                    unchanged: check.unchangedOutside.length,
+                    verdict: check.changedInside.length === 0 ? 'held: Δ = 0 there' : 'did not hold',
+                  })),
+                  ...result.failedChecks.map(({ model, error }) => ({
+                    model,
+                    region: null,
+                    verdict: `not checked: ${error}`,
+                  })),
+                ],
+              },
+            ),
+          ]
+        : []),
       ...(frozen.length > 0
         ? [
             chart(
@@ -250,17 +331,11 @@ export function freezeSection(result: FreezeResult): Section {
         pointRange(toBefore),
         pointTable(toBefore),
       ),
-      tableBlock(
-        'freeze-accuracy-full',
-        `Accuracy against ${result.full}`,
-        'Exact McNemar on the same items, Holm over the models of one task.',
-        accuracyTable(result.againstFull),
-      ),
-      tableBlock(
-        'freeze-accuracy-before',
-        `Accuracy against ${result.before}`,
-        'Exact McNemar on the same items, Holm over the models of one task.',
-        accuracyTable(result.againstBefore),
+      accuracyMap(
+        'freeze-accuracy',
+        'Accuracy by task',
+        `The numbers behind it hold the tests against \`${result.full}\` on the same items (exact McNemar, Holm over the models of one task).`,
+        result.againstFull,
       ),
       prose(
         'Intervals and tests are over test items of one training run each. Two seeds of the same recipe also differ; ' +

@@ -7,7 +7,19 @@ import { smallMultiples } from '../report/small-multiples.js';
 import { heatTable } from '../report/tables.js';
 import { type QuerySpan, querySpans, type TextMode } from './attend.js';
 import type { AttendResult, AttentionCell, AttentionFigure, AttentionShift } from './attend-analyze.js';
-import { answer, chart, column, idOf, layerList, meanPoint, prose, regionMarks, tableBlock } from './report-parts.js';
+import {
+  answer,
+  chart,
+  column,
+  idOf,
+  layerList,
+  meanPoint,
+  prose,
+  regionMarks,
+  rowsCell,
+  rowsColumn,
+  tableBlock,
+} from './report-parts.js';
 import type { Summary } from './summary.js';
 
 const queryText: Readonly<Record<QuerySpan, string>> = { think: 'reasoning tokens', final: 'answer tokens' };
@@ -125,6 +137,7 @@ function attentionTable(cells: readonly AttentionCell[]) {
       ]),
       column('n', 'n', 'number'),
       column('missing', 'Without this span', 'number'),
+      rowsColumn,
     ],
     rows: cells.map((cell) => ({
       mode: cell.mode,
@@ -140,6 +153,7 @@ function attentionTable(cells: readonly AttentionCell[]) {
       ),
       n: cell.image.n,
       missing: cell.image.missing,
+      ...rowsCell(cell.select),
     })),
   };
 }
@@ -250,7 +264,7 @@ export function attendFindings({ shifts, models, writer }: AttendResult): Answer
     const { mean, low, high, n } = largest.difference;
     const parts = [
       up.length > 0 ? `more attention in ${layerList(up.map(({ layer }) => layer))}` : '',
-      down.length > 0 ? `less in ${layerList(down.map(({ layer }) => layer))}` : '',
+      down.length > 0 ? `less${up.length > 0 ? '' : ' attention'} in ${layerList(down.map(({ layer }) => layer))}` : '',
     ].filter(Boolean);
     const text =
       `${start} give the image ${parts.join(' and ')} than \`${from}\`’s; largest in layer ${largest.layer}: ` +

@@ -1,8 +1,9 @@
 /** The report's sections on where: image swapping and layer ablation. */
-import type { Answer, Section } from '../report/document.js';
+import type { Answer, ChartBlock, Section } from '../report/document.js';
 import { formatP, formatValue } from '../report/format.js';
-import { type LineSeries, lineChart } from '../report/line-chart.js';
+import { type LineChartSpec, type LineSeries, lineChart } from '../report/line-chart.js';
 import { smallMultiples } from '../report/small-multiples.js';
+import { lineTable } from '../report/tables.js';
 import { type AblationCell, allTasks, type LocalizeReasoningResult } from './localize-reasoning.js';
 import type { LocalizeVisionResult, SwapCell } from './localize-vision.js';
 import { isSignificant } from './measure.js';
@@ -14,9 +15,12 @@ import {
   idOf,
   layerList,
   linePoint,
+  meanPoint,
   prose,
   rateText,
   regionMarks,
+  rowsCell,
+  rowsColumn,
   tableBlock,
   testCells,
   testColumns,
@@ -44,6 +48,13 @@ export function visionSection(result: LocalizeVisionResult, summary: Summary): S
       'in the layers shown; if the answer changes, the image was read there. Rates are over pairs, bands are 95 % Wilson intervals.',
     blocks: [
       ...charts,
+      ...models.flatMap((model) =>
+        goldCharts(
+          model,
+          result.cells.filter((cell) => cell.model === model),
+          summary,
+        ),
+      ),
       tableBlock(
         'vision-tasks',
         'Unpatched runs and where swapping loses its effect',
@@ -101,7 +112,10 @@ function swapChart(model: string, mode: SwapCell['mode'], cells: readonly SwapCe
     const own = cells.filter((cell) => cell.task === task);
     const series: LineSeries[] = [
       { name: 'answer changes', points: own.map((cell) => linePoint(cell.layer, cell.change)) },
-      { name: 'becomes the source’s answer', points: own.map((cell) => linePoint(cell.layer, cell.toSource)) },
+      {
+        name: 'becomes the source’s answer (readable pairs)',
+        points: own.map((cell) => linePoint(cell.layer, cell.readableToSource)),
+      },
       { name: 'still right', color: 'muted', points: own.map((cell) => linePoint(cell.layer, cell.correct)) },
     ];
     return {
@@ -125,6 +139,35 @@ function swapChart(model: string, mode: SwapCell['mode'], cells: readonly SwapCe
   );
 }
 
+/** The continuous measure: it moves before answers flip. */
+function goldCharts(model: string, cells: readonly SwapCell[], summary: Summary): ChartBlock[] {
+  const own = cells.filter(({ mode, logProbDifference }) => mode === 'suffix' && logProbDifference.n > 0);
+  if (own.length === 0) return [];
+  const spec: LineChartSpec = {
+    id: idOf('gold', model),
+    title: `${model}: preference for the target’s gold answer under suffix swaps`,
+    x: { label: 'Layer', values: unique(own.map(({ layer }) => layer)).sort((a, b) => a - b) },
+    y: { label: 'Log-probability difference, nats', format: 'number' },
+    series: unique(own.map(({ task }) => task)).map((task) => ({
+      name: task,
+      points: own.filter((cell) => cell.task === task).map((cell) => meanPoint(cell.layer, cell.logProbDifference)),
+    })),
+    regions: regionMarks(summary),
+    references: [{ value: 0, label: 'no preference' }],
+  };
+  return [
+    chart(
+      idOf('gold', model),
+      `${model}: preference for the target’s over the source’s gold answer`,
+      'Log-probability of the first token of the target’s gold answer minus that of the source’s, at the first generated token, ' +
+        'suffix swaps; pairs whose gold answers start with the same token are left out. Bands are 95 % bootstrap intervals. ' +
+        'Says little for tasks whose answers open with a chain of thought.',
+      lineChart(spec),
+      lineTable(spec),
+    ),
+  ];
+}
+
 function swapTable(cells: readonly SwapCell[]) {
   return {
     columns: [
@@ -143,6 +186,7 @@ function swapTable(cells: readonly SwapCell[]) {
       column('kl', 'KL to unpatched, nats', 'number'),
       column('klN', 'its n', 'number'),
       column('stepP', 'p of the step to the next layer, Holm', 'p'),
+      rowsColumn,
     ],
     rows: cells.map((cell) => ({
       model: cell.model,
@@ -160,6 +204,7 @@ function swapTable(cells: readonly SwapCell[]) {
       kl: cell.kl.mean,
       klN: cell.kl.n,
       stepP: cell.step?.pHolm ?? null,
+      ...rowsCell(cell.select),
     })),
   };
 }
@@ -229,7 +274,7 @@ export function reasoningSection(result: LocalizeReasoningResult, summary: Summa
       `Accuracy without ${partText[part as 'layer']}`,
       'Each panel is a task; bands are 95 % Wilson intervals. Cut-off answers are in no rate and are counted in the table.',
       smallMultiples(multiples),
-      ablationTable(own),
+      ablationTable(own, true),
     );
   });
   return {
@@ -243,7 +288,10 @@ export function reasoningSection(result: LocalizeReasoningResult, summary: Summa
         'Accuracy by layer left out',
         'Against the unablated run on the same items: exact McNemar, Holm over the layers of one model and task. ' +
           'Detectable: the smallest difference that this n would have shown with 80 % power.',
-        ablationTable(result.cells.filter(({ task }) => tasks.length === 1 || task === allTasks)),
+        ablationTable(
+          result.cells.filter(({ task }) => tasks.length === 1 || task === allTasks),
+          false,
+        ),
       ),
       prose(
         'An answer cut off at the token limit is counted apart, not as wrong: when leaving out a layer makes a model ' +
@@ -260,7 +308,7 @@ const partText = {
   mlp: 'what its MLP adds',
 } as const;
 
-function ablationTable(cells: readonly AblationCell[]) {
+function ablationTable(cells: readonly AblationCell[], withRows: boolean) {
   return {
     columns: [
       column('model', 'Model'),
@@ -269,6 +317,7 @@ function ablationTable(cells: readonly AblationCell[]) {
       column('layer', 'Layer', 'number'),
       column('accuracy', 'Accuracy', 'rate'),
       ...testColumns,
+      ...(withRows ? [rowsColumn] : []),
     ],
     rows: cells.map((cell) => ({
       model: cell.model,
@@ -277,6 +326,7 @@ function ablationTable(cells: readonly AblationCell[]) {
       layer: cell.layer,
       accuracy: asRate(cell.accuracy),
       ...testCells(cell.test),
+      ...(withRows ? rowsCell(cell.select) : {}),
     })),
   };
 }

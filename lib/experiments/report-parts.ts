@@ -5,7 +5,7 @@ import type { Answer, Cell, ChartBlock, Column, ProseBlock, Table, TableBlock, T
 import { formatInterval, formatP, formatValue, slug } from '../report/format.js';
 import type { LineChartSpec, LinePoint } from '../report/line-chart.js';
 import type { Rate } from '../types.js';
-import type { MeanRecord, RateRecord, TestRecord } from './measure.js';
+import type { MeanRecord, RateRecord, Select, TestRecord } from './measure.js';
 import type { Summary } from './summary.js';
 
 export function asRate(record: RateRecord): Rate {
@@ -94,6 +94,12 @@ export const testColumns: readonly Column[] = [
   column('pHolm', 'p, Holm', 'p'),
   column('detectable', 'Detectable, points', 'number', 1),
 ];
+
+/** Last column of the CSV behind a chart: what `galvani report RUN --rows` takes to print the ledger rows of a number. */
+export const rowsColumn: Column = column('rows', 'Ledger rows', 'text');
+export function rowsCell(select: Select): Record<string, Cell> {
+  return { rows: JSON.stringify(select) };
+}
 
 /** "layers 0–2 and 5". */
 export function layerList(layers: readonly number[]): string {

@@ -1,6 +1,6 @@
 /** The report's section on the weights: what each step of training changed, and what rounding alone would show. */
 import type { Answer, Section } from '../report/document.js';
-import { formatNumber, formatValue } from '../report/format.js';
+import { formatNumber, formatP, formatValue } from '../report/format.js';
 import { type LineSeries, lineChart } from '../report/line-chart.js';
 import type { CharacterizeResult, WeightCell, WeightComparison, WeightStep } from './characterize-analyze.js';
 import { answer, chart, column, idOf, prose, regionMarks, tableBlock } from './report-parts.js';
@@ -226,11 +226,17 @@ export function weightsFindings({ comparisons, cells }: CharacterizeResult): Ans
   const last = decoder.steps.at(-1)!;
   const trend = main.depthTrend.at(-1);
   if (trend != null) {
-    const direction = Math.abs(trend) < 0.5 ? 'has no clear trend' : trend > 0 ? 'rises' : 'falls';
+    const significant = trend.p < 0.05;
+    const direction = significant
+      ? trend.correlation > 0
+        ? 'rises with depth'
+        : 'falls with depth'
+      : 'has no clear trend with depth';
     answers.push(
       answer(
-        `The relative size of ${main.steps.at(-1)} ${direction} with depth (rank correlation with the layer index ${formatNumber(trend)}, over ${cells.filter((cell) => cell.kind === 'layer' && cell.comparison === main.name).length} layers of one model: no test is made).`,
-        null,
+        `The relative size of ${main.steps.at(-1)} ${direction} (rank correlation with the layer index ` +
+          `${formatNumber(trend.correlation, 2)} over ${trend.layers} layers, permutation p ${relation(trend.p)}).`,
+        significant,
       ),
     );
   }
@@ -245,4 +251,9 @@ export function weightsFindings({ comparisons, cells }: CharacterizeResult): Ans
     );
   }
   return answers;
+}
+
+function relation(p: number): string {
+  const text = formatP(p);
+  return text.startsWith('<') ? text : `= ${text}`;
 }

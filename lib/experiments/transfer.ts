@@ -20,6 +20,8 @@ import {
   AnswerTable,
   abilities,
   accuracies,
+  type ConditionCell,
+  conditions,
   planAnswers,
   type TaskGroups,
 } from './answers.js';
@@ -75,6 +77,8 @@ export interface TransferResult {
   readonly models: readonly { readonly name: string; readonly description: string }[];
   readonly abilities: readonly AbilityCell[];
   readonly accuracy: readonly AccuracyCell[];
+  /** With the image, a black one, a description: what the ability measures are made of. */
+  readonly conditions: readonly ConditionCell[];
 }
 
 export function analyzeTransfer(
@@ -86,5 +90,6 @@ export function analyzeTransfer(
     ...facts,
     abilities: abilities(table, transferExperiment, transferReference),
     accuracy: accuracies(table, transferExperiment, transferReference),
+    conditions: conditions(table, transferExperiment),
   };
 }

@@ -10,6 +10,8 @@ export interface FakeOptions {
   /** What a trial generates. Default: a hash of its content. */
   readonly answer?: (trial: Trial) => string;
   readonly captures?: (trial: Trial) => TrialResult['captures'];
+  /** True: the generation hits the token limit. */
+  readonly cutOff?: (trial: Trial) => boolean;
   /** Undefined: the trial succeeds. */
   readonly fail?: (trial: Trial) => GalvaniError | undefined;
   /** Throws for the request as a whole. */
@@ -62,7 +64,7 @@ export class FakeEngine implements TrialRunner {
         tokens: new Int32Array(tokens),
         logprobs: new Float32Array(tokens).fill(-0.5),
         text: tokens > 0 ? text : '',
-        truncated: false,
+        truncated: this.#options.cutOff?.(trial) ?? false,
         ...(trial.score
           ? {
               score: {

@@ -1,0 +1,318 @@
+/** summary.json as a schema: what docs/summary.schema.json is made from, and what a reader of old summaries checks with. */
+import { z } from 'zod';
+import { nonLayerPolicies, regionNames } from '../checkpoint/graft.js';
+import { swapModes } from '../hooks/interventions.js';
+import type { Answer } from '../report/document.js';
+import type { Json } from '../run/rows.js';
+import { taskGroups } from './answers.js';
+import { querySpans } from './attend.js';
+import { attentionMeasures } from './attend-analyze.js';
+import { ablatedParts } from './localize-reasoning.js';
+import type { Select } from './measure.js';
+import { sights } from './prompter.js';
+import type { Summary } from './summary.js';
+
+type OneOf<T extends string> = [T, ...T[]];
+const oneOf = <T extends string>(values: readonly T[]) => z.enum(values as OneOf<T>);
+const json: z.ZodType<Json> = z.union([z.null(), z.boolean(), z.number(), z.string(), z.array(z.string())]);
+
+const select: z.ZodType<Select> = z
+  .object({ experiment: z.string() })
+  .catchall(json)
+  .describe(
+    'Which rows are behind the number: those of plan.jsonl of this experiment whose meta contains these facts, joined with the ledger by key. `galvani report RUN --rows SELECT` prints them.',
+  );
+const count = z.int().nonnegative();
+const share = z.number().min(0).max(1);
+
+const rate = z
+  .strictObject({
+    rate: share.nullable().describe('null when nothing could be counted'),
+    low: share,
+    high: share,
+    successes: count,
+    n: count.describe('items counted'),
+    failed: count.describe('items that failed or have not run; not in n'),
+    truncated: count.describe('items whose answer hit the token limit; not in n'),
+  })
+  .describe('A rate with its 95 % Wilson interval.');
+
+const mean = z
+  .strictObject({
+    mean: z.number().nullable(),
+    low: z.number().nullable(),
+    high: z.number().nullable(),
+    n: count,
+    missing: count.describe('items without a value'),
+  })
+  .describe('A mean over items with a 95 % percentile bootstrap interval.');
+
+const paired = z
+  .strictObject({
+    difference: z.number().nullable().describe('after − before, as a share'),
+    low: z.number(),
+    high: z.number(),
+    lost: count,
+    gained: count,
+    n: count,
+    excluded: count,
+    p: share.describe('exact McNemar, two-sided'),
+    pHolm: share.nullable(),
+    detectable: share.nullable().describe('smallest difference this n could have shown at 80 % power'),
+  })
+  .describe('Two conditions on the same items; Newcombe’s interval for paired proportions.');
+
+const region = oneOf(regionNames);
+const group = oneOf(taskGroups);
+const policy = oneOf(nonLayerPolicies);
+const cuts = z.tuple([count, count]);
+
+const vision = z.strictObject({
+  cells: z.array(
+    z.strictObject({
+      model: z.string(),
+      task: z.string(),
+      mode: oneOf(swapModes),
+      layer: count,
+      change: rate.describe('answer differs from the unpatched target run’s'),
+      toSource: rate.describe('answer is the unpatched source run’s'),
+      correct: rate.describe('answer is still the target’s gold answer'),
+      readableChange: rate.describe('change, over pairs whose unpatched answers are both right and different'),
+      readableToSource: rate,
+      referenceChange: rate.describe('change under the published script’s comparison'),
+      logProbDifference: mean.describe(
+        'ln p(first token of the target’s gold answer) − ln p(that of the source’s), nats',
+      ),
+      kl: mean.describe('KL(patched ‖ unpatched) of the first generated token, nats'),
+      step: paired.nullable().describe('change at this layer → at the next one; Holm over the layers of the curve'),
+      select,
+    }),
+  ),
+  unpatched: z.array(
+    z.strictObject({
+      model: z.string(),
+      task: z.string(),
+      target: rate,
+      source: rate,
+      readablePairs: count,
+      logProbDifference: mean,
+      select,
+    }),
+  ),
+  readAt: z.array(z.strictObject({ model: z.string(), task: z.string(), layers: z.array(count) })),
+  flaws: z.array(
+    z.strictObject({
+      task: z.string(),
+      kind: z.enum(['same-answer', 'constant-answers', 'placeholder']),
+      ids: z.array(z.string()),
+      of: count,
+    }),
+  ),
+});
+
+const reasoning = z.strictObject({
+  cells: z.array(
+    z.strictObject({
+      model: z.string(),
+      task: z.string(),
+      part: z.enum(['none', ...ablatedParts]),
+      layer: count.nullable().describe('null: the unablated run'),
+      width: count,
+      accuracy: rate,
+      test: paired.nullable(),
+      select,
+    }),
+  ),
+});
+
+const mode = z.enum(['same', 'own']);
+const query = oneOf(querySpans);
+const attend = z.strictObject({
+  models: z.array(z.string()),
+  writer: z.string(),
+  cells: z.array(
+    z.strictObject({
+      mode,
+      query,
+      model: z.string(),
+      layer: count,
+      image: mean,
+      imageSinkFree: mean,
+      imagePerShare: mean,
+      imageSinkFreePerShare: mean,
+      question: mean,
+      text: mean,
+      first: mean,
+      sinks: mean,
+      select,
+    }),
+  ),
+  shifts: z.array(
+    z.strictObject({
+      mode,
+      query,
+      from: z.string(),
+      to: z.string(),
+      layer: count,
+      figure: oneOf(attentionMeasures),
+      difference: mean,
+      simultaneous: z.strictObject({ low: z.number().nullable(), high: z.number().nullable() }),
+      significant: z.boolean(),
+    }),
+  ),
+  heads: z.array(z.strictObject({ mode, query, model: z.string(), image: z.array(z.array(z.number())), n: count })),
+  unusable: z.array(z.strictObject({ model: z.string(), failed: count, truncated: count })),
+});
+
+const optional = z.number().nullable();
+const weightStep = z.strictObject({
+  frobeniusNorm: z.number(),
+  relativeNorm: optional,
+  maxAbs: z.number(),
+  unchangedFraction: optional,
+  belowHalfUlpFraction: optional,
+  matrices: count,
+  stableRank: optional,
+  effectiveRank: optional,
+  rankAboveFloor: optional,
+  effectiveRankAboveFloor: optional,
+  floorNorm: optional,
+  floorStableRank: optional,
+  floorEffectiveRank: optional,
+  referenceNormSum: z.number(),
+  referenceRelativeMean: optional,
+});
+const characterize = z.strictObject({
+  comparisons: z.array(
+    z.strictObject({
+      name: z.string(),
+      models: z.array(z.string()),
+      steps: z.array(z.string()),
+      coverage: z.strictObject({
+        tensors: count,
+        elements: count,
+        compared: count,
+        comparedElements: count,
+        notFloat: z.array(z.string()),
+        nonFinite: count,
+      }),
+      failed: z.array(z.strictObject({ part: z.string(), error: z.string() })),
+      depthTrend: z.array(z.strictObject({ correlation: z.number(), p: share, layers: count }).nullable()),
+    }),
+  ),
+  cells: z.array(
+    z.strictObject({
+      comparison: z.string(),
+      kind: z.enum(['layer', 'vision block', 'region', 'part', 'module']),
+      group: z.string(),
+      layer: count.nullable(),
+      tensors: count,
+      elements: count,
+      steps: z.array(weightStep),
+      cosine: optional,
+      signAgreement: optional,
+      select,
+    }),
+  ),
+});
+
+const accuracy = z.strictObject({
+  model: z.string(),
+  group,
+  task: z.string().nullable().describe('null: the whole group'),
+  accuracy: rate,
+  test: paired.nullable(),
+  select,
+});
+const transfer = z.strictObject({
+  policy,
+  cuts,
+  models: z.array(z.strictObject({ name: z.string(), description: z.string() })),
+  abilities: z.array(
+    z.strictObject({
+      measure: z.enum(['M_vis', 'M_v2r', 'M_rea']),
+      model: z.string(),
+      rate,
+      test: paired.nullable(),
+      select,
+    }),
+  ),
+  accuracy: z.array(accuracy),
+  conditions: z.array(z.strictObject({ model: z.string(), group, sight: oneOf(sights), accuracy: rate, select })),
+});
+const freeze = z.strictObject({
+  before: z.string(),
+  full: z.string(),
+  controls: z.array(z.string()),
+  frozen: z.array(z.strictObject({ model: z.string(), region })),
+  checks: z.array(
+    z.strictObject({
+      model: z.string(),
+      before: z.string(),
+      region,
+      frozen: count,
+      changedInside: z.array(z.string()),
+      free: count,
+      unchangedOutside: z.array(z.string()),
+    }),
+  ),
+  failedChecks: z.array(z.strictObject({ model: z.string(), error: z.string() })),
+  againstBefore: z.array(accuracy),
+  againstFull: z.array(accuracy),
+});
+
+/** What summary.json holds: the summary, and the sentences of the report's opening. */
+export interface SummaryFile extends Summary {
+  readonly findings: readonly Answer[];
+}
+
+export const summarySchema: z.ZodType<SummaryFile> = z.strictObject({
+  format: z.literal(1),
+  galvani: z.string(),
+  node: z.string(),
+  study: z.strictObject({
+    name: z.string(),
+    description: z.string().nullable(),
+    seed: count,
+    protocol: z.strictObject({
+      system: z.string().exactOptional(),
+      prefix: z.string().exactOptional(),
+      suffix: z.string().exactOptional(),
+      maxTokens: count,
+    }),
+    groups: z.strictObject({
+      vision: z.array(z.string()),
+      visualReasoning: z.array(z.string()),
+      textReasoning: z.array(z.string()),
+    }),
+  }),
+  models: z.array(z.strictObject({ name: z.string(), dir: z.string(), fingerprint: z.string(), layers: count })),
+  layers: count,
+  cuts,
+  regions: z.array(z.strictObject({ name: region, start: count, end: count })),
+  ledger: z.array(z.string()),
+  progress: z.array(
+    z.strictObject({
+      experiment: z.string(),
+      planned: count,
+      done: count,
+      failed: count,
+      missing: count,
+      errors: z.array(z.strictObject({ message: z.string(), count })),
+    }),
+  ),
+  localizeVision: vision.nullable(),
+  localizeReasoning: reasoning.nullable(),
+  attend: attend.nullable(),
+  characterize: characterize.nullable(),
+  transfer: transfer.nullable(),
+  freeze: freeze.nullable(),
+  findings: z.array(
+    z.strictObject({ text: z.string(), significant: z.boolean().nullable().describe('null: no test was made') }),
+  ),
+});
+
+/** JSON Schema (2020-12) of summary.json. */
+export function summaryJsonSchema(): object {
+  return z.toJSONSchema(summarySchema, { reused: 'ref' });
+}
