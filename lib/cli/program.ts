@@ -1,0 +1,62 @@
+/** The command table, and the one place where errors become messages and exit codes. */
+import { Command, CommanderError } from 'commander';
+import { type ErrorCode, GalvaniError } from '../errors.js';
+import { packageVersion } from '../experiments/study.js';
+import { attendCommand } from './attend.js';
+import { characterizeCommand } from './characterize.js';
+import { doctorCommand } from './doctor.js';
+import { freezeCommand } from './freeze.js';
+import { generateCommand } from './generate.js';
+import { localizeCommand } from './localize.js';
+import { reportCommand } from './report.js';
+import { studyCommand } from './study.js';
+import { transferCommand } from './transfer.js';
+
+const commands: readonly (() => Command)[] = [
+  generateCommand,
+  localizeCommand,
+  attendCommand,
+  characterizeCommand,
+  transferCommand,
+  freezeCommand,
+  studyCommand,
+  reportCommand,
+  doctorCommand,
+];
+
+export function program(): Command {
+  const root = new Command('galvani')
+    .description('What did post-training change inside a vision-language model?')
+    .version(packageVersion())
+    .exitOverride()
+    .showHelpAfterError('(add --help for all options)');
+  for (const make of commands)
+    root.addCommand(make().exitOverride().showHelpAfterError('(add --help for all options)'));
+  return root;
+}
+
+/** 1: something the user can act on. 2: a fault of ours. 130: stopped by Ctrl-C. */
+function exitCodeOf(code: ErrorCode): number {
+  if (code === 'INTERNAL') return 2;
+  return code === 'ABORTED' ? 130 : 1;
+}
+
+/** Runs one command line (`argv` as process.argv) and returns its exit code; never throws. */
+export async function run(argv: readonly string[]): Promise<number> {
+  try {
+    process.exitCode = 0;
+    await program().parseAsync([...argv]);
+    return process.exitCode; // a command may have found something wrong and said so
+  } catch (cause) {
+    if (cause instanceof CommanderError) return cause.exitCode === 0 ? 0 : 1;
+    if (cause instanceof GalvaniError) {
+      process.stderr.write(`galvani: ${cause.message} [${cause.code}]\n`);
+      if (cause.code === 'INTERNAL' && cause.stack) process.stderr.write(`${cause.stack}\n`);
+      return exitCodeOf(cause.code);
+    }
+    process.stderr.write(
+      `galvani: unexpected fault: ${cause instanceof Error ? (cause.stack ?? cause.message) : String(cause)}\n`,
+    );
+    return 2;
+  }
+}

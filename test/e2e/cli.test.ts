@@ -1,0 +1,310 @@
+/** The commands as a user types them, on the lab's checkpoints with the real engine. */
+import { spawn, spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { program, run } from '../../lib/cli/program.js';
+import { summarySchema } from '../../lib/experiments/summary-schema.js';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const lab = (path: string): string => join(root, 'lab', path);
+const main = join(root, 'dist', 'cli', 'main.js');
+const [base, sft] = [lab('checkpoints/base'), lab('checkpoints/in')];
+const items = lab('data/eval.jsonl');
+const pairs = lab('data/pairs.jsonl');
+
+let work: string;
+beforeAll(() => {
+  work = mkdtempSync(join(tmpdir(), 'galvani-cli-'));
+});
+afterAll(() => rmSync(work, { recursive: true, force: true }));
+
+function galvani(...args: string[]): { code: number | null; out: string; err: string } {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [main, ...args], {
+    cwd: work,
+    encoding: 'utf8',
+    maxBuffer: 2 ** 27,
+  });
+  return { code: status, out: stdout, err: stderr };
+}
+
+/** The same in this process: starting Node for every message would cost minutes. */
+async function inProcess(...args: string[]): Promise<{ code: number | null; out: string; err: string }> {
+  const text = { out: '', err: '' };
+  const into = (name: 'out' | 'err') => (chunk: unknown) => {
+    text[name] += String(chunk);
+    return true;
+  };
+  const spies = [
+    vi.spyOn(process.stdout, 'write').mockImplementation(into('out')),
+    vi.spyOn(process.stderr, 'write').mockImplementation(into('err')),
+  ];
+  const [cwd, exitCode] = [process.cwd(), process.exitCode];
+  process.chdir(work);
+  try {
+    const code = await run(['node', 'galvani', ...args]);
+    return { code, ...text };
+  } finally {
+    process.chdir(cwd);
+    process.exitCode = exitCode;
+    for (const spy of spies) spy.mockRestore();
+  }
+}
+
+/** summary.json of a run, checked against its schema. */
+function summaryOf(dir: string) {
+  const parsed = summarySchema.safeParse(JSON.parse(readFileSync(join(work, dir, 'summary.json'), 'utf8')));
+  expect(parsed.error?.issues ?? []).toEqual([]);
+  return parsed.data!;
+}
+
+test('every command has a description, --json, and help on its options', () => {
+  const commands = [
+    'generate',
+    'localize',
+    'attend',
+    'characterize',
+    'transfer',
+    'freeze',
+    'study',
+    'report',
+    'doctor',
+  ];
+  const root_ = program();
+  expect(root_.commands.map((command) => command.name())).toEqual(commands);
+  for (const command of root_.commands) {
+    expect(command.description().length).toBeGreaterThan(20);
+    expect(command.options.map(({ long }) => long)).toContain('--json');
+    for (const option of command.options) expect(option.description.length, option.flags).toBeGreaterThan(5);
+  }
+  const help = galvani('localize', '--help');
+  expect(help.code).toBe(0);
+  expect(help.out).toMatch(/^Usage: galvani localize \[options\] <dir>[\s\S]*Examples:/);
+});
+
+test('doctor says what is in use', () => {
+  const { code, out } = galvani('doctor', '--json');
+  expect(code).toBe(0);
+  const found = JSON.parse(out);
+  expect(found).toMatchObject({ node: process.versions.node, napi: process.versions.napi, problem: null });
+  expect(['portable', 'avx2', 'avx512']).toContain(found.addon.isa);
+  expect(found.addon.cuda.reason.length).toBeGreaterThan(5);
+  expect(galvani('doctor').out).toMatch(/code path +(portable|avx2|avx512)/);
+});
+
+test('generate answers a question about an image, and an intervention changes it', () => {
+  const [row] = readFileSync(items, 'utf8')
+    .split('\n')
+    .filter((line) => line.includes('"ocr-000"'))
+    .map((line) => JSON.parse(line));
+  const ask = ['generate', sft, '--image', lab(`data/${row.image}`), '--prompt', row.question, '--max-tokens', '8'];
+  const { code, out } = galvani(...ask);
+  expect(code).toBe(0);
+  expect(out.trim()).toBe(row.answer);
+  const full = JSON.parse(galvani(...ask, '--json').out);
+  expect(full).toMatchObject({ text: row.answer, truncated: false });
+  expect(full.logprobs).toHaveLength(full.tokens.length);
+  expect(Math.max(...full.logprobs)).toBeLessThanOrEqual(0);
+  expect(galvani(...ask, '--skip-layer', '0').out.trim()).not.toBe(row.answer);
+});
+
+describe('errors a person can act on', () => {
+  test.each([
+    [['localize', 'nowhere', '--data', pairs], /nowhere: no such checkpoint folder \[FILE_NOT_FOUND\]/],
+    [['localize', base], /give --data \(image pairs\), --items \(questions\), or both/],
+    [['localize', base, '--data', 'nowhere.jsonl'], /nowhere\.jsonl: no such file/],
+    [['localize', base, '--data', pairs, '--tasks', 'count,magic'], /no item of magic; the data has count, ocr/],
+    [['localize', base, '--data', pairs, '--mode', 'all'], /Allowed choices are suffix, single, window, prefix/],
+    [['localize', base, '--data', pairs, '--shard', '4/4'], /expected i\/n with 0 ≤ i < n/],
+    [['localize', base, '--data', pairs, '--max-tokens', '0'], /expected a whole number of at least 1/],
+    [['attend', base, base, '--items', items], /given twice/],
+    [['transfer', base, sft, '--items', items, '--cuts', '6,3'], /expected 0 < mid < late < 9/],
+    [['freeze', base, sft, '--region', 'late', '--items', items], /--items needs --full/],
+    [['study', 'nowhere.yaml'], /no such study file/],
+    [['report', '.'], /not a run directory/],
+    [['generate', base, '--prompt', 'zebra ?'], /zebra/],
+    [['generat'], /unknown command 'generat'/],
+  ])('%j', async (args, message) => {
+    const { code, out, err } = await inProcess(...args);
+    expect(err).toMatch(message);
+    expect(code).toBe(1);
+    expect(out).toBe('');
+    expect(err).not.toMatch(/\n\s+at /); // no stack for what the user can mend
+  });
+});
+
+test('localize finds that ocr is read in the middle layers, and its report can be rebuilt without a model', () => {
+  const args = [
+    'localize',
+    sft,
+    '--data',
+    pairs,
+    '--items',
+    items,
+    '--tasks',
+    'ocr',
+    '--items-per-task',
+    '10',
+    '--max-tokens',
+    '8',
+    '--out',
+    'loc',
+    '--json',
+    '--quiet',
+  ];
+  const first = galvani(...args);
+  expect(first.err).toBe('');
+  expect(first.code).toBe(0);
+  const summary = summaryOf('loc');
+  const { findings: _, ...rest } = summary;
+  expect(JSON.parse(first.out)).toEqual(JSON.parse(JSON.stringify(rest)));
+  const suffix = summary
+    .localizeVision!.cells.filter(({ mode }) => mode === 'suffix')
+    .map(({ change }) => change.rate!);
+  expect(suffix[0]).toBe(1); // all image rows swapped: the other image is read
+  expect(suffix[8]).toBe(0);
+  expect(summary.localizeReasoning!.cells.find(({ layer }) => layer === null)!.accuracy.rate).toBe(1);
+  expect(summary.localizeReasoning!.cells.find(({ layer }) => layer === 0)!.accuracy.successes).toBe(0);
+  expect(summary.progress.every(({ failed, missing }) => failed === 0 && missing === 0)).toBe(true);
+
+  const ledger = readFileSync(join(work, 'loc', 'ledger.jsonl'));
+  const again = galvani(...args);
+  expect(again.code).toBe(0);
+  expect(readFileSync(join(work, 'loc', 'ledger.jsonl')).equals(ledger)).toBe(true);
+
+  const before = readFileSync(join(work, 'loc', 'summary.json'), 'utf8');
+  rmSync(join(work, 'loc', 'summary.json'));
+  rmSync(join(work, 'loc', 'report.html'));
+  const report = galvani('report', 'loc');
+  expect(report.code).toBe(0);
+  expect(report.out).toContain('What the numbers say');
+  expect(readFileSync(join(work, 'loc', 'summary.json'), 'utf8')).toBe(before);
+  expect(existsSync(join(work, 'loc', 'report.html'))).toBe(true);
+  expect(readFileSync(join(work, 'loc', 'tables', 'swap-in-suffix.csv'), 'utf8').split('\n').length).toBeGreaterThan(9);
+
+  const cell = summary.localizeVision!.cells[3]!;
+  const rows = galvani('report', 'loc', '--rows', JSON.stringify(cell.select))
+    .out.trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+  expect(rows).toHaveLength(cell.change.n + cell.change.failed + cell.change.truncated);
+  expect(rows.every(({ meta, row }) => meta.layer === cell.layer && row.kind === 'trial')).toBe(true);
+});
+
+test('two shards together give the whole run', () => {
+  const args = [
+    'localize',
+    sft,
+    '--data',
+    pairs,
+    '--tasks',
+    'count',
+    '--items-per-task',
+    '8',
+    '--mode',
+    'suffix',
+    '--max-tokens',
+    '4',
+    '--quiet',
+  ];
+  expect(galvani(...args, '--out', 'whole').code).toBe(0);
+  for (const shard of ['0/2', '1/2']) {
+    const { code, out, err } = galvani(...args, '--out', 'parts', '--shard', shard);
+    expect(code).toBe(0);
+    expect(out).toBe('');
+    expect(err).toContain('galvani report');
+  }
+  expect(galvani('report', 'parts').code).toBe(0);
+  expect(summaryOf('parts').ledger).toHaveLength(2);
+  // Same numbers; pairs are listed shard by shard, so means that sum them in another order may differ in the last bits.
+  expect(summaryOf('parts').localizeVision!.cells.map(({ change }) => change)).toEqual(
+    summaryOf('whole').localizeVision!.cells.map(({ change }) => change),
+  );
+});
+
+test('characterize and freeze compare every tensor', () => {
+  expect(galvani('characterize', base, sft, '--out', 'weights', '--quiet').code).toBe(0);
+  const { characterize } = summaryOf('weights');
+  const [comparison] = characterize!.comparisons;
+  expect(comparison!.coverage.compared).toBe(comparison!.coverage.tensors);
+  expect(comparison!.coverage.comparedElements).toBe(comparison!.coverage.elements);
+  expect(characterize!.cells.filter(({ kind }) => kind === 'layer')).toHaveLength(9);
+  const decoder = characterize!.cells.find(({ group }) => group === 'decoder')!;
+  const layers = characterize!.cells.filter(({ kind }) => kind === 'layer');
+  const rootSum = Math.sqrt(layers.reduce((sum, { steps }) => sum + steps[0]!.frobeniusNorm ** 2, 0));
+  expect(decoder.steps[0]!.frobeniusNorm).toBeCloseTo(rootSum, 9);
+
+  const copy = join(work, 'copy');
+  cpSync(base, copy, { recursive: true });
+  const held = galvani('freeze', base, copy, '--region', 'mid');
+  expect(held).toMatchObject({ code: 0 });
+  expect(held.out).toMatch(
+    /^held: all 36 tensors of the mid region are bit for bit the same\noutside it \d+ of \d+ tensors are unchanged too/,
+  );
+  const changed = galvani('freeze', base, sft, '--region', 'mid', '--json');
+  expect(changed.code).toBe(1);
+  expect(JSON.parse(changed.out)).toMatchObject({ held: false, region: 'mid' });
+});
+
+test('transfer and attend run on two checkpoints', () => {
+  const few = ['--items', items, '--items-per-task', '4', '--max-tokens', '40', '--quiet'];
+  expect(galvani('transfer', base, sft, ...few, '--policy', 'ends', '--out', 'transfer').err).toBe('');
+  const { transfer } = summaryOf('transfer');
+  expect(transfer!.models.map(({ name }) => name)).toEqual([
+    'IN',
+    'RL',
+    'IN:RL:RL',
+    'RL:IN:IN',
+    'IN:IN:RL',
+    'RL:RL:IN',
+    'IN:RL:IN',
+    'RL:IN:RL',
+  ]);
+  expect(transfer!.models[2]!.description).toBe(
+    'layers base×3 in×6; vision, projector, embeddings base; norm, head in',
+  );
+  expect(new Set(transfer!.abilities.map(({ measure }) => measure))).toEqual(new Set(['M_vis', 'M_v2r', 'M_rea']));
+
+  expect(galvani('attend', base, sft, ...few, '--tasks', 'dsum', '--out', 'attend').err).toBe('');
+  const { attend } = summaryOf('attend');
+  for (const cell of attend!.cells.filter(({ image }) => image.n > 0)) {
+    expect(cell.image.mean! + cell.question.mean! + cell.text.mean! + cell.first.mean!).toBeLessThanOrEqual(1 + 1e-5);
+    expect(cell.image.mean!).toBeGreaterThan(0);
+  }
+});
+
+test('Ctrl-C ends the run after the request under way, and the same command continues it', async () => {
+  writeFileSync(
+    join(work, 'slow.yaml'),
+    `name: slow\nmodels: { m: ${sft} }\ndata: { items: ${items} }\nprotocol: { maxTokens: 48 }\n` +
+      'experiments: { localize: { reasoning: { models: [m], tasks: [dsum, diff, chain] } } }\n',
+  );
+  const code = await new Promise<number | null>((resolve) => {
+    const child = spawn(process.execPath, [main, 'study', 'slow.yaml', '--out', 'slow', '--threads', '1'], {
+      cwd: work,
+    });
+    const timer = setInterval(() => {
+      // The first request is on disk: the second is under way.
+      if (
+        existsSync(join(work, 'slow', 'ledger.jsonl')) &&
+        readFileSync(join(work, 'slow', 'ledger.jsonl')).length > 0
+      ) {
+        clearInterval(timer);
+        child.kill('SIGINT');
+      }
+    }, 20);
+    child.on('exit', resolve);
+  });
+  expect(code).toBe(130);
+  const lines = readFileSync(join(work, 'slow', 'ledger.jsonl'), 'utf8')
+    .trim()
+    .split('\n');
+  expect(lines.length).toBeGreaterThan(0);
+  expect(lines.length).toBeLessThan(3000);
+  expect(() => lines.map((line) => JSON.parse(line))).not.toThrow();
+  const partial = galvani('report', 'slow');
+  expect(partial.code).toBe(0);
+  expect(existsSync(join(work, 'slow', 'ledger.jsonl.lock'))).toBe(false);
+});
