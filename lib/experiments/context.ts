@@ -2,8 +2,8 @@
 
 import type { QuestionItem } from '../data/items.js';
 import type { JsonObject } from '../run/rows.js';
-import type { MatchRule, Prompt } from '../types.js';
-import type { Asked, AskOptions, Protocol } from './prompter.js';
+import type { MatchRule } from '../types.js';
+import type { Asker } from './prompter.js';
 
 export interface PlanModel {
   readonly name: string;
@@ -11,14 +11,6 @@ export interface PlanModel {
   readonly layers: number;
   /** Query heads of the decoder. */
   readonly heads: number;
-}
-
-/** Turns questions into prompts; Prompter does, tests use a fake. */
-export interface Asker {
-  readonly protocol: Protocol;
-  ask(asked: Asked, options?: AskOptions): Promise<Prompt>;
-  /** Token ids of a text as it stands at the start of an answer. */
-  tokens(text: string): Int32Array;
 }
 
 export interface PlanContext {

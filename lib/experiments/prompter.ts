@@ -5,7 +5,6 @@ import { loadImage } from '../processor/image.js';
 import type { Processor } from '../processor/processor.js';
 import { buildPrompt } from '../processor/prompt.js';
 import type { PixelPatches, Prompt } from '../types.js';
-import type { Asker } from './context.js';
 
 /** How every question of a study is put. The same for all its models: a prompt guessed from a name confounds. */
 export interface Protocol {
@@ -38,6 +37,14 @@ export interface AskOptions {
   readonly answer?: string;
   /** Patches (height, width) to render the image at. */
   readonly grid?: readonly [height: number, width: number];
+}
+
+/** Turns questions into prompts; Prompter does, tests use a fake. */
+export interface Asker {
+  readonly protocol: Protocol;
+  ask(asked: Asked, options?: AskOptions): Promise<Prompt>;
+  /** Token ids of a text as it stands at the start of an answer. */
+  tokens(text: string): Int32Array;
 }
 
 const keptImages = 256;
