@@ -5,7 +5,8 @@
 #   npm run sanitize                                    npm run sanitize -- test/native/safetensors.test.ts
 #
 # Leak checking is off: node and V8 keep memory until exit on purpose and would drown ours. -static-libstdc++ hides
-# operator new from the preloaded runtime, hence alloc_dealloc_mismatch=0.
+# operator new from the preloaded runtime, hence alloc_dealloc_mismatch=0; node handles SIGSEGV itself, hence
+# handle_segv=0 (a crash still fails the run).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 log=$(mktemp)
@@ -23,7 +24,6 @@ fi
 compiler=$(grep -m1 '^CMAKE_CXX_COMPILER:' build-sanitize/CMakeCache.txt | cut -d= -f2)
 runtimes="$("$compiler" -print-file-name=libasan.so):$("$compiler" -print-file-name=libubsan.so)"
 
-# Only the test workers get the runtimes (vitest's execArgv does not set variables, so node is started with them).
 GALVANI_ADDON="$PWD/build-sanitize/Release/galvani.node" LD_PRELOAD="$runtimes" \
   ASAN_OPTIONS="detect_leaks=0:alloc_dealloc_mismatch=0:abort_on_error=1:handle_segv=0" \
   UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1" \
@@ -35,4 +35,5 @@ if [ "$status" -ne 0 ] || [ "$found" -ne 0 ]; then
   echo "sanitize: FAILED, $found sanitizer reports"
   exit 1
 fi
-echo "sanitize: clean under ASan and UBSan,$(grep -E '^ *Tests ' "$log" | sed 's/\x1b\[[0-9;]*m//g; s/^ *Tests */ tests /')"
+tests=$(sed 's/\x1b\[[0-9;]*m//g' "$log" | sed -n 's/^ *Tests  *//p')
+echo "sanitize: clean under ASan and UBSan, tests: $tests"
