@@ -105,7 +105,9 @@ class Fields {
   std::vector<std::string> strings(const char* name) const { return to_strings(value(name), where(name)); }
 
   // The same with a default for an absent field.
-  std::string string(const char* name, const std::string& fallback) const { return has(name) ? string(name) : fallback; }
+  std::string string(const char* name, const std::string& fallback) const {
+    return has(name) ? string(name) : fallback;
+  }
   bool boolean(const char* name, bool fallback) const { return has(name) ? boolean(name) : fallback; }
   double number(const char* name, double fallback) const { return has(name) ? number(name) : fallback; }
   int64_t integer(const char* name, int64_t fallback) const { return has(name) ? integer(name) : fallback; }

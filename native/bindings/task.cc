@@ -29,7 +29,8 @@ class CancelFlag : public Napi::ObjectWrap<CancelFlag> {
 };
 
 int64_t now_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 }  // namespace
@@ -50,11 +51,14 @@ void Progress::step(int64_t done, int64_t total) {
   if (done != total && now - last < 50) return;
   if (!last_ms_.compare_exchange_strong(last, now, std::memory_order_relaxed)) return;  // another thread just reported
   auto* values = new Channel(done, total);
-  const napi_status status = report_->NonBlockingCall(values, [](Napi::Env env, Napi::Function callback, Channel* sent) {
-    const Channel got = *sent;
-    delete sent;
-    if (env != nullptr && callback) callback.Call({Napi::Number::New(env, static_cast<double>(got.first)), Napi::Number::New(env, static_cast<double>(got.second))});
-  });
+  const napi_status status =
+      report_->NonBlockingCall(values, [](Napi::Env env, Napi::Function callback, Channel* sent) {
+        const Channel got = *sent;
+        delete sent;
+        if (env != nullptr && callback)
+          callback.Call({Napi::Number::New(env, static_cast<double>(got.first)),
+                         Napi::Number::New(env, static_cast<double>(got.second))});
+      });
   if (status != napi_ok) delete values;
 }
 

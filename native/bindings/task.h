@@ -47,7 +47,7 @@ class Progress {
  public:
   // Reports done of total, at most every 50 ms (the last step always); ABORTED when the task was cancelled.
   void step(int64_t done, int64_t total);
-  // For inner loops: only the check. nullptr never; flips to true when the task is cancelled.
+  // For inner loops: only the check; flips to true when the task is cancelled.
   const std::atomic<bool>& cancelled() const { return *cancelled_; }
   void check() const {
     if (cancelled_->load(std::memory_order_relaxed)) throw Error(Code::kAborted, "cancelled by the caller");

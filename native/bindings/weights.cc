@@ -18,8 +18,10 @@ Napi::Value js_doubles(Napi::Env env, const std::vector<double>& values) {
   return out;
 }
 void set_optional(Napi::Object out, const char* name, const std::optional<double>& value) {
-  if (value) out.Set(name, *value);
-  else out.Set(name, out.Env().Null());
+  if (value)
+    out.Set(name, *value);
+  else
+    out.Set(name, out.Env().Null());
 }
 
 SpectrumMethod to_method(const std::string& text, const std::string& where) {
@@ -128,7 +130,8 @@ Napi::Object js_delta(Napi::Env env, const TensorDelta& delta) {
 
 Napi::Value compare_weights(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
-    auto checkpoints = to_vector(info[0], "compareWeights: checkpoints", [](Napi::Value value, const std::string&) { return checkpoint_of(value); });
+    auto checkpoints = to_vector(info[0], "compareWeights: checkpoints",
+                                 [](Napi::Value value, const std::string&) { return checkpoint_of(value); });
     if (checkpoints.size() != 2 && checkpoints.size() != 3) bad_argument("compareWeights: checkpoints", "two or three");
     auto keys = to_keys(info[1], checkpoints.size(), "compareWeights: tensors");
     const Fields fields(info[2], "compareWeights: options");
@@ -141,13 +144,15 @@ Napi::Value compare_weights(const Napi::CallbackInfo& info) {
     options.top = fields.integer("top", 50);
     options.method = to_method(fields.string("method", "auto"), fields.where("method"));
     const int64_t threads = fields.integer("threads", 0);
-    if (options.subspace < 0 || options.top < 1 || threads < 0 || threads > 1024) bad_argument("compareWeights: options", "non-negative sizes");
+    if (options.subspace < 0 || options.top < 1 || threads < 0 || threads > 1024)
+      bad_argument("compareWeights: options", "non-negative sizes");
     return run_task<std::vector<TensorDelta>>(
         info.Env(), info[3],
         [=](Progress& progress) {
           ThreadPool pool(static_cast<int>(threads));
-          return compare(checkpoints, keys, options, pool, [&](int64_t done, int64_t total) { progress.step(done, total); },
-                         [&] { progress.check(); });
+          return compare(
+              checkpoints, keys, options, pool, [&](int64_t done, int64_t total) { progress.step(done, total); },
+              [&] { progress.check(); });
         },
         [](Napi::Env env, const std::vector<TensorDelta>& deltas) -> Napi::Value {
           Napi::Array out = Napi::Array::New(env, deltas.size());
@@ -168,11 +173,13 @@ Napi::Value identical_tensors_call(const Napi::CallbackInfo& info) {
         info.Env(), info[3],
         [=](Progress& progress) {
           ThreadPool pool;
-          return identical_tensors(*before, *after, keys, pool, [&](int64_t done, int64_t total) { progress.step(done, total); });
+          return identical_tensors(*before, *after, keys, pool,
+                                   [&](int64_t done, int64_t total) { progress.step(done, total); });
         },
         [](Napi::Env env, const std::vector<bool>& equal) -> Napi::Value {
           Napi::Array out = Napi::Array::New(env, equal.size());
-          for (size_t i = 0; i < equal.size(); ++i) out.Set(static_cast<uint32_t>(i), Napi::Boolean::New(env, equal[i]));
+          for (size_t i = 0; i < equal.size(); ++i)
+            out.Set(static_cast<uint32_t>(i), Napi::Boolean::New(env, equal[i]));
           return out;
         });
   });
@@ -188,7 +195,8 @@ Napi::Value singular_values(const Napi::CallbackInfo& info) {
     const SpectrumMethod method = to_method(to_string(info[3], "singularValues: method"), "singularValues: method");
     const float* values = data.Data();
     const MatrixSource matrix{rows, columns, [=](int64_t row, int64_t n, int64_t column, int64_t m, float* out) {
-                                for (int64_t i = 0; i < n; ++i) std::copy_n(values + (row + i) * columns + column, m, out + i * m);
+                                for (int64_t i = 0; i < n; ++i)
+                                  std::copy_n(values + (row + i) * columns + column, m, out + i * m);
                               }};
     ThreadPool pool;
     const Spectrum result = spectrum(matrix, method, 0, pool);

@@ -88,7 +88,8 @@ void JsonReader::fail(const std::string& message) const {
 }
 
 void JsonReader::white() {
-  while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\r' || text_[at_] == '\t')) ++at_;
+  while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\r' || text_[at_] == '\t'))
+    ++at_;
 }
 
 bool JsonReader::take(char c) {
@@ -100,7 +101,8 @@ bool JsonReader::take(char c) {
 void JsonReader::expect(char c, const char* what) {
   white();
   if (take(c)) return;
-  fail(std::string("expected ") + what + (at_ < text_.size() ? ", got " + quoted(text_.substr(at_, 1)) : ", got the end"));
+  fail(std::string("expected ") + what +
+       (at_ < text_.size() ? ", got " + quoted(text_.substr(at_, 1)) : ", got the end"));
 }
 
 void JsonReader::enter() {
@@ -144,7 +146,10 @@ uint32_t JsonReader::hex4() {
   uint32_t value = 0;
   for (int i = 0; i < 4; ++i) {
     const char c = at_ < text_.size() ? text_[at_] : '\0';
-    const int digit = is_digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    const int digit = is_digit(c)            ? c - '0'
+                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                             : -1;
     if (digit < 0) fail("bad \\u escape");
     value = value * 16 + static_cast<uint32_t>(digit);
     ++at_;
@@ -166,12 +171,26 @@ std::string JsonReader::string() {
     }
     const char escape = at_ < text_.size() ? text_[at_++] : '\0';
     switch (escape) {
-      case '"': case '\\': case '/': out += escape; break;
-      case 'b': out += '\b'; break;
-      case 'f': out += '\f'; break;
-      case 'n': out += '\n'; break;
-      case 'r': out += '\r'; break;
-      case 't': out += '\t'; break;
+      case '"':
+      case '\\':
+      case '/':
+        out += escape;
+        break;
+      case 'b':
+        out += '\b';
+        break;
+      case 'f':
+        out += '\f';
+        break;
+      case 'n':
+        out += '\n';
+        break;
+      case 'r':
+        out += '\r';
+        break;
+      case 't':
+        out += '\t';
+        break;
       case 'u': {
         uint32_t point = hex4();
         if (point >= 0xdc00 && point < 0xe000) fail("lone surrogate");
@@ -184,7 +203,8 @@ std::string JsonReader::string() {
         append_utf8(out, point);
         break;
       }
-      default: fail("bad escape");
+      default:
+        fail("bad escape");
     }
   }
 }

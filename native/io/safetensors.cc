@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <optional>
+#include <tuple>
 
 #include "core/status.h"
 #include "io/json.h"
@@ -60,22 +61,28 @@ Record read_record(JsonReader& json, const std::string& file, const std::string&
   auto sizes = [&](size_t limit) {
     std::vector<int64_t> values;
     json.array([&] {
-      if (values.size() == limit) throw Error(Code::kBadFile, where + ": more than " + std::to_string(limit) + " entries in an array");
+      if (values.size() == limit)
+        throw Error(Code::kBadFile, where + ": more than " + std::to_string(limit) + " entries in an array");
       values.push_back(json.size());
     });
     return values;
   };
   try {
     json.object([&](const std::string& key) {
-      if (key == "dtype") dtype = json.string();
-      else if (key == "shape") shape = sizes(kMaxRank);
-      else if (key == "data_offsets") offsets = sizes(2);
-      else json.skip();
+      if (key == "dtype")
+        dtype = json.string();
+      else if (key == "shape")
+        shape = sizes(kMaxRank);
+      else if (key == "data_offsets")
+        offsets = sizes(2);
+      else
+        json.skip();
     });
   } catch (const Error& error) {
     const std::string text = error.what();
     if (text.starts_with(where)) throw;
-    throw Error(error.code(), where + text.substr(std::min(file.size(), text.size())));  // the reader named the file only
+    throw Error(error.code(),
+                where + text.substr(std::min(file.size(), text.size())));  // the reader named the file only
   }
   if (!dtype || !shape || !offsets) {
     const char* missing = !dtype ? "dtype" : !shape ? "shape" : "data_offsets";
@@ -84,7 +91,8 @@ Record read_record(JsonReader& json, const std::string& file, const std::string&
   if (offsets->size() != 2) throw Error(Code::kBadFile, where + ": data_offsets: expected [begin, end]");
   Record record{name, dtype_of(*dtype, where), *shape, (*offsets)[0], (*offsets)[1]};
   if (record.begin > record.end) {
-    throw Error(Code::kBadFile, where + ": data_offsets begin " + std::to_string(record.begin) + " is after end " + std::to_string(record.end));
+    throw Error(Code::kBadFile, where + ": data_offsets begin " + std::to_string(record.begin) + " is after end " +
+                                    std::to_string(record.end));
   }
   const auto bytes = checked_bytes(record.shape, record.dtype);
   if (!bytes) throw Error(Code::kBadFile, where + ": shape " + shape_text(record.shape) + " overflows");
@@ -104,16 +112,20 @@ void check_cover(std::vector<Record>& records, int64_t data_bytes, const std::st
   for (const Record& record : records) {
     const std::string where = file + ": tensor " + quoted(record.name);
     if (record.begin < at)
-      throw Error(Code::kBadFile, where + ": begins at " + std::to_string(record.begin) + ", inside the tensor that ends at " + std::to_string(at));
+      throw Error(Code::kBadFile, where + ": begins at " + std::to_string(record.begin) +
+                                      ", inside the tensor that ends at " + std::to_string(at));
     if (record.begin > at)
-      throw Error(Code::kBadFile, where + ": begins at " + std::to_string(record.begin) + ", leaving a hole from " + std::to_string(at));
+      throw Error(Code::kBadFile, where + ": begins at " + std::to_string(record.begin) + ", leaving a hole from " +
+                                      std::to_string(at));
     at = record.end;
     if (at > data_bytes)
-      throw Error(Code::kBadFile, where + ": ends at " + std::to_string(at) + ", the file holds " + std::to_string(data_bytes) + " data bytes: truncated");
+      throw Error(Code::kBadFile, where + ": ends at " + std::to_string(at) + ", the file holds " +
+                                      std::to_string(data_bytes) + " data bytes: truncated");
   }
   if (at != data_bytes) {
-    throw Error(Code::kBadFile, file + ": " + std::to_string(data_bytes - at) + " data bytes belong to no tensor (tensors end at " +
-                                    std::to_string(at) + ", data at " + std::to_string(data_bytes) + ")");
+    throw Error(Code::kBadFile, file + ": " + std::to_string(data_bytes - at) +
+                                    " data bytes belong to no tensor (tensors end at " + std::to_string(at) +
+                                    ", data at " + std::to_string(data_bytes) + ")");
   }
 }
 
@@ -136,14 +148,18 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 
 void Checkpoint::add_file(const std::string& path) {
   const auto file = MappedFile::open(path);
-  if (file->size() < 8) throw Error(Code::kBadFile, path + ": " + std::to_string(file->size()) + " bytes, too short for a safetensors header");
+  if (file->size() < 8)
+    throw Error(Code::kBadFile,
+                path + ": " + std::to_string(file->size()) + " bytes, too short for a safetensors header");
   uint64_t header = 0;
   for (int i = 7; i >= 0; --i) header = header << 8 | static_cast<uint8_t>(file->data()[i]);
   if (header > static_cast<uint64_t>(kMaxHeader))
-    throw Error(Code::kBadFile, path + ": header of " + std::to_string(header) + " bytes, at most " + std::to_string(kMaxHeader) + " allowed");
+    throw Error(Code::kBadFile, path + ": header of " + std::to_string(header) + " bytes, at most " +
+                                    std::to_string(kMaxHeader) + " allowed");
   const int64_t start = 8 + static_cast<int64_t>(header);
   if (start > file->size())
-    throw Error(Code::kBadFile, path + ": header ends at byte " + std::to_string(start) + ", the file at " + std::to_string(file->size()) + ": truncated");
+    throw Error(Code::kBadFile, path + ": header ends at byte " + std::to_string(start) + ", the file at " +
+                                    std::to_string(file->size()) + ": truncated");
   const std::string_view text(reinterpret_cast<const char*>(file->data()) + 8, static_cast<size_t>(header));
   if (text.empty() || text[0] != '{') throw Error(Code::kBadFile, path + ": the header does not begin with '{'");
 
@@ -151,8 +167,10 @@ void Checkpoint::add_file(const std::string& path) {
   std::vector<Record> records;
   std::map<std::string, std::string> metadata;
   json.object([&](const std::string& name) {
-    if (name == "__metadata__") json.object([&](const std::string& key) { metadata[key] = json.string(); });
-    else records.push_back(read_record(json, path, name));
+    if (name == "__metadata__")
+      json.object([&](const std::string& key) { metadata[key] = json.string(); });
+    else
+      records.push_back(read_record(json, path, name));
   });
   json.finish();
   check_cover(records, file->size() - start, path);
@@ -167,7 +185,8 @@ void Checkpoint::add_file(const std::string& path) {
     Entry entry{TensorView{record.dtype, std::move(record.shape), aligned ? data : nullptr}, index, data, aligned};
     const auto [other, fresh] = entries_.emplace(record.name, std::move(entry));
     if (!fresh)
-      throw Error(Code::kBadFile, path + ": tensor " + quoted(record.name) + " is also in " + files_[other->second.file]->path());
+      throw Error(Code::kBadFile,
+                  path + ": tensor " + quoted(record.name) + " is also in " + files_[other->second.file]->path());
   }
 }
 
@@ -191,7 +210,9 @@ std::shared_ptr<Checkpoint> Checkpoint::open(const std::string& path) {
   }
 
   const auto index = MappedFile::open(index_path);
-  if (index->size() > kMaxHeader) throw Error(Code::kBadFile, index_path + ": index of " + std::to_string(index->size()) + " bytes, at most " + std::to_string(kMaxHeader) + " allowed");
+  if (index->size() > kMaxHeader)
+    throw Error(Code::kBadFile, index_path + ": index of " + std::to_string(index->size()) + " bytes, at most " +
+                                    std::to_string(kMaxHeader) + " allowed");
   std::map<std::string, std::string> shard_of;
   bool has_map = false;
   JsonReader json({reinterpret_cast<const char*>(index->data()), static_cast<size_t>(index->size())}, index_path);
@@ -201,8 +222,10 @@ std::shared_ptr<Checkpoint> Checkpoint::open(const std::string& path) {
     json.object([&](const std::string& name) {
       std::string shard = json.string();
       // A shard lies beside its index: nothing a downloaded file says may open another folder.
-      if (shard.empty() || shard == "." || shard == ".." || shard.find_first_of(std::string("/\\\0", 3)) != std::string::npos)
-        throw Error(Code::kBadFile, index_path + ": tensor " + quoted(name) + ": shard " + quoted(shard) + " is not a plain file name");
+      if (shard.empty() || shard == "." || shard == ".." ||
+          shard.find_first_of(std::string("/\\\0", 3)) != std::string::npos)
+        throw Error(Code::kBadFile,
+                    index_path + ": tensor " + quoted(name) + ": shard " + quoted(shard) + " is not a plain file name");
       shard_of[name] = std::move(shard);
     });
   });
@@ -216,7 +239,8 @@ std::shared_ptr<Checkpoint> Checkpoint::open(const std::string& path) {
   const size_t slash = index_path.rfind('/');
   const std::string folder = slash == std::string::npos ? "" : index_path.substr(0, slash + 1);
   for (const std::string& shard : shards) {
-    if (!exists(folder + shard)) throw Error(Code::kFileNotFound, folder + shard + ": missing shard, named by " + index_path);
+    if (!exists(folder + shard))
+      throw Error(Code::kFileNotFound, folder + shard + ": missing shard, named by " + index_path);
     checkpoint->add_file(folder + shard);
   }
   for (const auto& [name, shard] : shard_of) {

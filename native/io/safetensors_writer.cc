@@ -43,7 +43,8 @@ void SafetensorsWriter::declare(const std::string& name, DType dtype, const std:
   for (const int64_t dimension : shape)
     if (dimension < 0 || __builtin_mul_overflow(bytes, dimension, &bytes))
       throw Error(Code::kBadArgument, where + ": impossible shape " + shape_text(shape));
-  if (!slots_.emplace(name, Slot{dtype, shape, bytes}).second) throw Error(Code::kBadArgument, where + ": declared twice");
+  if (!slots_.emplace(name, Slot{dtype, shape, bytes}).second)
+    throw Error(Code::kBadArgument, where + ": declared twice");
 }
 
 void SafetensorsWriter::start() {
@@ -54,12 +55,15 @@ void SafetensorsWriter::start() {
   });
 
   std::string header = "{";
-  auto comma = [&] { if (header.size() > 1) header += ','; };
+  auto comma = [&] {
+    if (header.size() > 1) header += ',';
+  };
   if (!metadata_.empty()) {
     header += "\"__metadata__\":{";
     bool first = true;
     for (const auto& [key, value] : metadata_) {
-      if (!is_utf8(key) || !is_utf8(value)) throw Error(Code::kBadArgument, path_ + ": metadata " + quoted(key) + " is not UTF-8");
+      if (!is_utf8(key) || !is_utf8(value))
+        throw Error(Code::kBadArgument, path_ + ": metadata " + quoted(key) + " is not UTF-8");
       if (!first) header += ',';
       header += json_string(key) + ":" + json_string(value);
       first = false;
@@ -70,7 +74,8 @@ void SafetensorsWriter::start() {
   for (const auto& slot : order) {
     auto& [name, tensor] = *slot;
     tensor.begin = at;
-    if (__builtin_add_overflow(at, tensor.bytes, &at)) throw Error(Code::kBadArgument, path_ + ": tensors exceed 2^63 bytes");
+    if (__builtin_add_overflow(at, tensor.bytes, &at))
+      throw Error(Code::kBadArgument, path_ + ": tensors exceed 2^63 bytes");
     comma();
     header += json_string(name) + ":{\"dtype\":\"" + dtype_name(tensor.dtype) + "\",\"shape\":[";
     for (size_t i = 0; i < tensor.shape.size(); ++i) {
@@ -109,7 +114,8 @@ void SafetensorsWriter::write(const std::string& name, const void* data, int64_t
   if (found == slots_.end()) throw Error(Code::kBadArgument, where + ": written but never declared");
   Slot& slot = found->second;
   if (bytes < 0 || offset < 0 || offset > slot.bytes || bytes > slot.bytes - offset)
-    throw Error(Code::kBadArgument, where + ": " + std::to_string(bytes) + " bytes at " + std::to_string(offset) + " leave its " + std::to_string(slot.bytes));
+    throw Error(Code::kBadArgument, where + ": " + std::to_string(bytes) + " bytes at " + std::to_string(offset) +
+                                        " leave its " + std::to_string(slot.bytes));
   put(data, bytes, data_start_ + slot.begin + offset);
   slot.written += bytes;
 }
@@ -119,7 +125,8 @@ void SafetensorsWriter::finish() {
   GALVANI_CHECK(fd_ >= 0);
   for (const auto& [name, slot] : slots_)
     if (slot.written != slot.bytes)
-      throw Error(Code::kBadArgument, path_ + ": tensor " + quoted(name) + ": expected " + std::to_string(slot.bytes) + " bytes, got " + std::to_string(slot.written));
+      throw Error(Code::kBadArgument, path_ + ": tensor " + quoted(name) + ": expected " + std::to_string(slot.bytes) +
+                                          " bytes, got " + std::to_string(slot.written));
   if (::fsync(fd_) != 0) fail("sync", errno);
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("rename into place", errno);
   ::close(fd_);

@@ -1,5 +1,5 @@
 #include "ops/dense_loops.h"
 
 namespace galvani {
-const DenseKernels kDenseAvx2 = {gram_tile<4, 1>, dot_axpy, dot, axpy};
+const DenseKernels kDenseAvx2 = {gram_tile, dot_axpy, dot, axpy, update};
 }  // namespace galvani

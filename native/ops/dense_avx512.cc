@@ -1,5 +1,5 @@
 #include "ops/dense_loops.h"
 
 namespace galvani {
-const DenseKernels kDenseAvx512 = {gram_tile<8, 3>, dot_axpy, dot, axpy};
+const DenseKernels kDenseAvx512 = {gram_tile, dot_axpy, dot, axpy, update};
 }  // namespace galvani

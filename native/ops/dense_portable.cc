@@ -1,5 +1,5 @@
 #include "ops/dense_loops.h"
 
 namespace galvani {
-const DenseKernels kDensePortable = {gram_tile<2, 1>, dot_axpy, dot, axpy};
+const DenseKernels kDensePortable = {gram_tile, dot_axpy, dot, axpy, update};
 }  // namespace galvani

@@ -64,14 +64,14 @@ Tridiagonal tridiagonalise(std::vector<double>& a, int64_t k, ThreadPool& pool, 
   t.diagonal.assign(static_cast<size_t>(k), 0.0);
   t.off.assign(static_cast<size_t>(std::max<int64_t>(k - 1, 0)), 0.0);
   t.tau.assign(static_cast<size_t>(k), 0.0);
-  std::vector<double> v_panel(static_cast<size_t>(kPanel * k)), w_panel(static_cast<size_t>(kPanel * k)), partial;
-  auto v_of = [&](int64_t p) { return v_panel.data() + p * k; };
-  auto w_of = [&](int64_t p) { return w_panel.data() + p * k; };
+  // The panel's v and w side by side, 2·kPanel rows of k: A −= V Wᵀ + W Vᵀ reads them as one list of vectors.
+  std::vector<double> panel(static_cast<size_t>(2 * kPanel * k)), partial;
+  auto v_of = [&](int64_t p) { return panel.data() + 2 * p * k; };
+  auto w_of = [&](int64_t p) { return panel.data() + (2 * p + 1) * k; };
   for (int64_t first = 0; first < k; first += kPanel) {
     if (poll) poll();
     const int64_t width = std::min(kPanel, k - first);
-    std::fill(v_panel.begin(), v_panel.end(), 0.0);
-    std::fill(w_panel.begin(), w_panel.end(), 0.0);
+    std::fill(panel.begin(), panel.end(), 0.0);
     for (int64_t p = 0; p < width; ++p) {
       const int64_t j = first + p, n = k - j - 1;
       double* row = a.data() + j * k;
@@ -98,13 +98,24 @@ Tridiagonal tridiagonalise(std::vector<double>& a, int64_t k, ThreadPool& pool, 
       const double half = 0.5 * reflector.tau * kernels.dot(w + j + 1, v + j + 1, n);
       kernels.axpy(-half, v + j + 1, w + j + 1, n);
     }
-    // A −= V Wᵀ + W Vᵀ on what is left.
-    const int64_t rest = first + width, strip = 16;
+    // A −= V Wᵀ + W Vᵀ on what is left, in blocks of columns whose panel part stays in L2.
+    const int64_t rest = first + width, strip = 64, block = 512;
     pool.run((k - rest + strip - 1) / strip, [&](int64_t task) {
-      for (int64_t i = rest + task * strip; i < std::min(k, rest + (task + 1) * strip); ++i) {
-        for (int64_t q = 0; q < width; ++q) {
-          kernels.axpy(-v_of(q)[i], w_of(q) + i, a.data() + i * k + i, k - i);
-          kernels.axpy(-w_of(q)[i], v_of(q) + i, a.data() + i * k + i, k - i);
+      const int64_t begin = rest + task * strip, end = std::min(k, begin + strip);
+      double factors[4 * 2 * kPanel];
+      for (int64_t column = begin; column < k; column += block) {
+        for (int64_t i = begin; i < end; i += 4) {
+          // All four rows from column i on: what this writes below the diagonal is never read.
+          const int64_t rows = std::min<int64_t>(4, end - i), from = std::max(i, column),
+                        to = std::min(k, column + block);
+          if (from >= to) continue;
+          for (int64_t row = 0; row < rows; ++row) {
+            for (int64_t q = 0; q < width; ++q) {
+              factors[row * 2 * width + 2 * q] = -w_of(q)[i + row];
+              factors[row * 2 * width + 2 * q + 1] = -v_of(q)[i + row];
+            }
+          }
+          kernels.update(factors, panel.data() + from, k, 2 * width, a.data() + i * k + from, k, rows, to - from);
         }
       }
     });
@@ -126,7 +137,7 @@ std::vector<double> tridiagonal_values(std::vector<double> d, std::vector<double
   while (hi > 0) {
     auto small = [&](int64_t i) {
       return std::fabs(e[static_cast<size_t>(i)]) <=
-             kEpsilon * (std::fabs(d[static_cast<size_t>(i)]) + std::fabs(d[static_cast<size_t>(i + 1)])) ||
+                 kEpsilon * (std::fabs(d[static_cast<size_t>(i)]) + std::fabs(d[static_cast<size_t>(i + 1)])) ||
              std::fabs(e[static_cast<size_t>(i)]) < 1e-300;
     };
     if (small(hi - 1)) {
@@ -203,7 +214,8 @@ void solve_shifted(const std::vector<double>& d, const std::vector<double>& e, d
 
 // Rows of `out`: eigenvectors of T for values[0 .. leading). Each is kept orthogonal to the ones before, so clusters
 // give an orthonormal basis of their space.
-void tridiagonal_vectors(const Tridiagonal& t, const std::vector<double>& values, int64_t leading, std::vector<double>& out) {
+void tridiagonal_vectors(const Tridiagonal& t, const std::vector<double>& values, int64_t leading,
+                         std::vector<double>& out) {
   const auto k = static_cast<int64_t>(t.diagonal.size());
   double norm = std::max(std::fabs(values.front()), std::fabs(values.back()));
   if (norm == 0) norm = 1;
@@ -302,7 +314,8 @@ JacobiResult jacobi_svd(std::vector<double>& a, int64_t length, int64_t count, b
   };
   double largest = 0;
   for (int64_t i = 0; i < count; ++i) largest = std::max(largest, kernels.dot(column(i), column(i), rows));
-  const double negligible = largest * kEpsilon * kEpsilon;  // columns that are zero to working precision stay as they are
+  const double negligible =
+      largest * kEpsilon * kEpsilon;  // columns that are zero to working precision stay as they are
   bool again = largest > 0;
   for (int sweep = 0; again; ++sweep) {
     if (sweep == 60) throw Error(Code::kInternal, "one-sided Jacobi did not converge");
@@ -323,14 +336,17 @@ JacobiResult jacobi_svd(std::vector<double>& a, int64_t length, int64_t count, b
     }
   }
   std::vector<double> norms(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) norms[static_cast<size_t>(i)] = std::sqrt(kernels.dot(column(i), column(i), rows));
+  for (int64_t i = 0; i < count; ++i)
+    norms[static_cast<size_t>(i)] = std::sqrt(kernels.dot(column(i), column(i), rows));
   std::vector<int64_t> order(static_cast<size_t>(count));
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t x, int64_t y) { return norms[static_cast<size_t>(x)] > norms[static_cast<size_t>(y)]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t x, int64_t y) { return norms[static_cast<size_t>(x)] > norms[static_cast<size_t>(y)]; });
   JacobiResult out;
   for (const int64_t index : order) {
     out.values.push_back(norms[static_cast<size_t>(index)]);
-    if (want_right) out.right.insert(out.right.end(), right.begin() + index * count, right.begin() + (index + 1) * count);
+    if (want_right)
+      out.right.insert(out.right.end(), right.begin() + index * count, right.begin() + (index + 1) * count);
   }
   return out;
 }

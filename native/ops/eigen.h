@@ -22,7 +22,8 @@ struct SymmetricEigen {
 };
 
 // a: (k, k) row-major, upper triangle read and overwritten. leading ≤ k eigenvectors of the largest eigenvalues.
-SymmetricEigen symmetric_eigen(std::vector<double>& a, int64_t k, int64_t leading, ThreadPool& pool, const Poll& poll = {});
+SymmetricEigen symmetric_eigen(std::vector<double>& a, int64_t k, int64_t leading, ThreadPool& pool,
+                               const Poll& poll = {});
 
 // Singular values (descending) of the matrix whose `count` columns of `length` entries lie one after the other in a
 // (overwritten), and optionally its right singular vectors: (count, count) row-major, row i belongs to value i.

@@ -9,9 +9,9 @@
 namespace galvani {
 namespace {
 
-constexpr int64_t kDepth = 256;                   // entries of the long side packed at once
+constexpr int64_t kDepth = 256;  // entries of the long side packed at once
 constexpr int64_t kTileColumns = kTileBlocks * kPack;
-constexpr int64_t kMacro = 96;                    // rows and columns of G one task updates: 2 × 96 × 256 doubles fit L2
+constexpr int64_t kMacro = 96;  // rows and columns of G one task updates: 2 × 96 × 256 doubles fit L2
 constexpr int64_t kMacroBlocks = kMacro / kPack;
 
 // Packs rows [block * 8, +8) of the small side × [from, from + depth) of the long side, zero-filled to 8.
@@ -56,7 +56,8 @@ std::vector<double> gram(const MatrixSource& a, ThreadPool& pool, const Poll& po
       for (int64_t j = mj * kMacro; j < std::min(k, (mj + 1) * kMacro); j += kTileColumns) {
         for (int64_t i = mi * kMacro; i < std::min(k, (mi + 1) * kMacro); i += kPack) {
           if (j + kTileColumns <= i) continue;
-          kernels.gram_tile(packed.data() + i / kPack * stride, packed.data() + j / kPack * stride, stride, depth, tile);
+          kernels.gram_tile(packed.data() + i / kPack * stride, packed.data() + j / kPack * stride, stride, depth,
+                            tile);
           for (int64_t r = 0; r < std::min(kPack, k - i); ++r)
             for (int64_t c = std::max<int64_t>(0, i + r - j); c < std::min(kTileColumns, k - j); ++c)
               g[static_cast<size_t>((i + r) * k + j + c)] += tile[r * kTileColumns + c];

@@ -106,7 +106,8 @@ void check_pair(const TensorView& a, const TensorView& b) {
   if (a.elements() != b.elements())
     throw Error(Code::kShapeMismatch, "expected shape " + shape_text(a.shape) + ", got " + shape_text(b.shape));
   for (const TensorView* view : {&a, &b})
-    if (!is_float(view->dtype)) throw Error(Code::kUnsupported, std::string("not a float tensor: ") + dtype_name(view->dtype));
+    if (!is_float(view->dtype))
+      throw Error(Code::kUnsupported, std::string("not a float tensor: ") + dtype_name(view->dtype));
 }
 
 }  // namespace

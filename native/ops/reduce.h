@@ -31,8 +31,8 @@ struct StepSums {
 };
 
 struct DeltaSums {
-  int64_t elements = 0;    // finite entries, the n of every share
-  int64_t non_finite = 0;  // left out
+  int64_t elements = 0;                 // finite entries, the n of every share
+  int64_t non_finite = 0;               // left out
   double weight_square[3] = {0, 0, 0};  // Σ W² of each version
   StepSums steps[2];
   // Between the two steps, when there are three versions:

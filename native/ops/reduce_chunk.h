@@ -93,10 +93,12 @@ void add_tile(const float* const* w, int64_t count, TileSums& sums) {
 }  // namespace
 
 using AddTile = void (*)(const float* const* w, int versions, int64_t count, void* sums);
-#define GALVANI_DEFINE_ADD_TILE(name)                                                \
-  void name(const float* const* w, int versions, int64_t count, void* sums) {        \
-    if (versions == 2) add_tile<2>(w, count, *static_cast<TileSums*>(sums));         \
-    else add_tile<3>(w, count, *static_cast<TileSums*>(sums));                       \
+#define GALVANI_DEFINE_ADD_TILE(name)                                         \
+  void name(const float* const* w, int versions, int64_t count, void* sums) { \
+    if (versions == 2)                                                        \
+      add_tile<2>(w, count, *static_cast<TileSums*>(sums));                   \
+    else                                                                      \
+      add_tile<3>(w, count, *static_cast<TileSums*>(sums));                   \
   }
 void add_tile_avx2(const float* const* w, int versions, int64_t count, void* sums);
 void add_tile_avx512(const float* const* w, int versions, int64_t count, void* sums);

@@ -20,12 +20,18 @@ struct Format {
 Format format_of(DType dtype) {
   switch (dtype) {
     case DType::kF64:
-    case DType::kF32: return {23, -126};  // F64 is compared as float32
-    case DType::kF16: return {10, -14};
-    case DType::kBF16: return {7, -126};
-    case DType::kF8E4M3: return {3, -6};
-    case DType::kF8E5M2: return {2, -14};
-    default: throw Error(Code::kUnsupported, std::string("not a float tensor: ") + dtype_name(dtype));
+    case DType::kF32:
+      return {23, -126};  // F64 is compared as float32
+    case DType::kF16:
+      return {10, -14};
+    case DType::kBF16:
+      return {7, -126};
+    case DType::kF8E4M3:
+      return {3, -6};
+    case DType::kF8E5M2:
+      return {2, -14};
+    default:
+      throw Error(Code::kUnsupported, std::string("not a float tensor: ") + dtype_name(dtype));
   }
 }
 
@@ -34,7 +40,8 @@ int exponent_field(float value) { return static_cast<int>((float_to_bits(value) 
 std::vector<double> spacings(DType dtype) {
   const Format format = format_of(dtype);
   std::vector<double> out(kBinades);
-  for (int field = 0; field < kBinades; ++field) out[static_cast<size_t>(field)] = std::ldexp(1.0, std::max(field - 127, format.min_exponent) - format.mantissa);
+  for (int field = 0; field < kBinades; ++field)
+    out[static_cast<size_t>(field)] = std::ldexp(1.0, std::max(field - 127, format.min_exponent) - format.mantissa);
   return out;
 }
 
@@ -72,8 +79,10 @@ double rounding_energy(double mean_steps) {
 RoundingNoise::RoundingNoise(const TensorView& before, const TensorView& after, ThreadPool& pool)
     : before_(before), after_(after) {
   if (before.elements() != after.elements())
-    throw Error(Code::kShapeMismatch, "expected shape " + shape_text(before.shape) + ", got " + shape_text(after.shape));
-  if (!is_float(before.dtype)) throw Error(Code::kUnsupported, std::string("not a float tensor: ") + dtype_name(before.dtype));
+    throw Error(Code::kShapeMismatch,
+                "expected shape " + shape_text(before.shape) + ", got " + shape_text(after.shape));
+  if (!is_float(before.dtype))
+    throw Error(Code::kUnsupported, std::string("not a float tensor: ") + dtype_name(before.dtype));
   const int64_t elements = after.elements();
   rows_ = after.shape.empty() ? 1 : after.shape[0];
   columns_ = rows_ ? elements / rows_ : 0;
@@ -112,7 +121,8 @@ RoundingNoise::RoundingNoise(const TensorView& before, const TensorView& after, 
   for (size_t field = 0; field < kBinades; ++field) {
     const Group& group = total[field];
     if (group.limited == 0) continue;
-    const double energy = rounding_energy(group.steps / static_cast<double>(group.count)) * static_cast<double>(group.count);
+    const double energy =
+        rounding_energy(group.steps / static_cast<double>(group.count)) * static_cast<double>(group.count);
     amplitude_[field] = unit[field] * std::sqrt(energy / group.limited);
     square_ += energy * unit[field] * unit[field];
   }

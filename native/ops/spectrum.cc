@@ -15,29 +15,35 @@ constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
 constexpr int64_t kDirectSide = 160, kDirectEntries = int64_t{1} << 24;
 
 // The small side's vectors become the long side's by one more pass over the matrix: y_i = A x_i / σ_i (or Aᵀ x_i).
-std::vector<double> long_side_vectors(const MatrixSource& a, const std::vector<double>& small, const std::vector<double>& values,
-                                      int64_t leading, ThreadPool& pool, const Poll& poll) {
+std::vector<double> long_side_vectors(const MatrixSource& a, const std::vector<double>& small,
+                                      const std::vector<double>& values, int64_t leading, ThreadPool& pool,
+                                      const Poll& poll) {
   const int64_t k = a.small_side(), length = a.long_side(), strip = 64;
   std::vector<double> out(static_cast<size_t>(leading * length));
   if (poll) poll();
   pool.run((length + strip - 1) / strip, [&](int64_t task) {
     const int64_t begin = task * strip, count = std::min(strip, length - begin);
     std::vector<float> block(static_cast<size_t>(count * k));
-    if (a.rows <= a.columns) a.block(0, k, begin, count, block.data());  // (k, count)
-    else a.block(begin, count, 0, k, block.data());                      // (count, k)
+    if (a.rows <= a.columns)
+      a.block(0, k, begin, count, block.data());  // (k, count)
+    else
+      a.block(begin, count, 0, k, block.data());  // (count, k)
     std::vector<double> sums(static_cast<size_t>(count));
     for (int64_t index = 0; index < leading; ++index) {
       const double* x = small.data() + index * k;
       std::fill(sums.begin(), sums.end(), 0.0);
       if (a.rows <= a.columns) {
         for (int64_t i = 0; i < k; ++i)
-          for (int64_t p = 0; p < count; ++p) sums[static_cast<size_t>(p)] += x[i] * static_cast<double>(block[static_cast<size_t>(i * count + p)]);
+          for (int64_t p = 0; p < count; ++p)
+            sums[static_cast<size_t>(p)] += x[i] * static_cast<double>(block[static_cast<size_t>(i * count + p)]);
       } else {
         for (int64_t p = 0; p < count; ++p)
-          for (int64_t i = 0; i < k; ++i) sums[static_cast<size_t>(p)] += x[i] * static_cast<double>(block[static_cast<size_t>(p * k + i)]);
+          for (int64_t i = 0; i < k; ++i)
+            sums[static_cast<size_t>(p)] += x[i] * static_cast<double>(block[static_cast<size_t>(p * k + i)]);
       }
       for (int64_t p = 0; p < count; ++p)
-        out[static_cast<size_t>(index * length + begin + p)] = sums[static_cast<size_t>(p)] / values[static_cast<size_t>(index)];
+        out[static_cast<size_t>(index * length + begin + p)] =
+            sums[static_cast<size_t>(p)] / values[static_cast<size_t>(index)];
     }
   });
   // Nearly orthonormal already; the second Gram–Schmidt pass removes what the division by σ magnified.
@@ -67,8 +73,10 @@ Spectrum spectrum(const MatrixSource& a, SpectrumMethod method, int64_t leading,
     std::vector<double> columns(static_cast<size_t>(k * length));  // k columns of `length`
     std::vector<float> block(static_cast<size_t>(length));
     for (int64_t i = 0; i < k; ++i) {
-      if (a.rows <= a.columns) a.block(i, 1, 0, length, block.data());
-      else a.block(0, length, i, 1, block.data());
+      if (a.rows <= a.columns)
+        a.block(i, 1, 0, length, block.data());
+      else
+        a.block(0, length, i, 1, block.data());
       std::copy(block.begin(), block.end(), columns.begin() + i * length);
     }
     if (poll) poll();
@@ -85,12 +93,15 @@ Spectrum spectrum(const MatrixSource& a, SpectrumMethod method, int64_t leading,
     small = std::move(eigen.vectors);
   }
   for (const double value : out.values)
-    if (!std::isfinite(value)) throw Error(Code::kBadFile, "singular values of a matrix with entries that are not finite");
+    if (!std::isfinite(value))
+      throw Error(Code::kBadFile, "singular values of a matrix with entries that are not finite");
   for (double& value : out.values)
     if (value < out.resolution) value = 0;
 
   const double usable = std::max(10 * out.resolution, 1e-6 * out.values[0]);
-  while (out.leading < leading && out.values[static_cast<size_t>(out.leading)] > 0 && out.values[static_cast<size_t>(out.leading)] >= usable) ++out.leading;
+  while (out.leading < leading && out.values[static_cast<size_t>(out.leading)] > 0 &&
+         out.values[static_cast<size_t>(out.leading)] >= usable)
+    ++out.leading;
   if (out.leading > 0) {
     small.resize(static_cast<size_t>(out.leading * k));
     std::vector<double> other = long_side_vectors(a, small, out.values, out.leading, pool, poll);
@@ -128,13 +139,15 @@ SpectrumMeasures measure(const std::vector<double>& values, int64_t top) {
   return out;
 }
 
-std::vector<double> principal_cosines(const std::vector<double>& a, int64_t p, const std::vector<double>& b, int64_t q, int64_t n, ThreadPool& pool) {
+std::vector<double> principal_cosines(const std::vector<double>& a, int64_t p, const std::vector<double>& b, int64_t q,
+                                      int64_t n, ThreadPool& pool) {
   if (p == 0 || q == 0) return {};
   if (p > q) return principal_cosines(b, q, a, p, n, pool);
   const DenseKernels& kernels = dense_kernels();
   std::vector<double> products(static_cast<size_t>(p * q));  // p columns of q
   for (int64_t i = 0; i < p; ++i)
-    for (int64_t j = 0; j < q; ++j) products[static_cast<size_t>(i * q + j)] = kernels.dot(a.data() + i * n, b.data() + j * n, n);
+    for (int64_t j = 0; j < q; ++j)
+      products[static_cast<size_t>(i * q + j)] = kernels.dot(a.data() + i * n, b.data() + j * n, n);
   std::vector<double> cosines = jacobi_svd(products, q, p, false, pool).values;
   for (double& cosine : cosines) cosine = std::min(cosine, 1.0);
   return cosines;

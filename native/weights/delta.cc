@@ -31,8 +31,8 @@ MatrixSource difference(const TensorView& before, const TensorView& after) {
           }};
 }
 
-Floor rounding_floor(const TensorView& before, const TensorView& after, const Spectrum& spectrum, const DeltaOptions& options,
-                     ThreadPool& pool, const Poll& poll) {
+Floor rounding_floor(const TensorView& before, const TensorView& after, const Spectrum& spectrum,
+                     const DeltaOptions& options, ThreadPool& pool, const Poll& poll) {
   const RoundingNoise noise(before, after, pool);
   Floor floor;
   floor.frobenius_norm = std::sqrt(noise.square());
@@ -41,12 +41,14 @@ Floor rounding_floor(const TensorView& before, const TensorView& after, const Sp
     // σ1 of a draw varies by about k^(−2/3) of itself (Tracy & Widom): one draw is enough for large matrices.
     floor.draws = spectrum.values.size() > 512 ? 1 : 5;
     for (int draw = 0; draw < floor.draws; ++draw) {
-      const Spectrum one = galvani::spectrum(noise.draw(options.seed + static_cast<uint64_t>(draw)), options.method, 0, pool, poll);
+      const Spectrum one =
+          galvani::spectrum(noise.draw(options.seed + static_cast<uint64_t>(draw)), options.method, 0, pool, poll);
       floor.edge = std::max(floor.edge, one.values[0]);
       if (draw == 0) floor.values = one.values;
     }
   }
-  const auto above = std::find_if(spectrum.values.begin(), spectrum.values.end(), [&](double value) { return value <= floor.edge; });
+  const auto above =
+      std::find_if(spectrum.values.begin(), spectrum.values.end(), [&](double value) { return value <= floor.edge; });
   const std::vector<double> signal(spectrum.values.begin(), above);
   floor.rank_above = static_cast<int64_t>(signal.size());
   floor.above = measure(signal, options.top);
@@ -61,13 +63,14 @@ struct Subspace {
 Subspace subspace_of(Spectrum& spectrum, const MatrixSource& matrix) {
   return {spectrum.leading, matrix.rows, matrix.columns, std::move(spectrum.left), std::move(spectrum.right)};
 }
-void compare_subspaces(const Subspace& a, const Subspace& b, std::vector<double>& left, std::vector<double>& right, ThreadPool& pool) {
+void compare_subspaces(const Subspace& a, const Subspace& b, std::vector<double>& left, std::vector<double>& right,
+                       ThreadPool& pool) {
   left = principal_cosines(a.left, a.size, b.left, b.size, a.rows, pool);
   right = principal_cosines(a.right, a.size, b.right, b.size, a.columns, pool);
 }
 
-void add_spectra(TensorDelta& delta, const std::vector<const TensorView*>& views, const DeltaOptions& options, ThreadPool& pool,
-                 const Poll& poll) {
+void add_spectra(TensorDelta& delta, const std::vector<const TensorView*>& views, const DeltaOptions& options,
+                 ThreadPool& pool, const Poll& poll) {
   std::vector<Subspace> steps;
   for (size_t step = 0; step + 1 < views.size(); ++step) {
     const MatrixSource matrix = difference(*views[step], *views[step + 1]);
@@ -88,8 +91,9 @@ void add_spectra(TensorDelta& delta, const std::vector<const TensorView*>& views
 
 }  // namespace
 
-std::vector<TensorDelta> compare(const std::vector<std::shared_ptr<Checkpoint>>& checkpoints, const std::vector<TensorKey>& keys,
-                                 const DeltaOptions& options, ThreadPool& pool, const DeltaProgress& progress, const Poll& poll) {
+std::vector<TensorDelta> compare(const std::vector<std::shared_ptr<Checkpoint>>& checkpoints,
+                                 const std::vector<TensorKey>& keys, const DeltaOptions& options, ThreadPool& pool,
+                                 const DeltaProgress& progress, const Poll& poll) {
   GALVANI_CHECK(checkpoints.size() == 2 || checkpoints.size() == 3);
   // Everything is checked before anything is computed: a mismatch in the last tensor must not cost an hour.
   std::vector<std::vector<const TensorView*>> views;
@@ -100,10 +104,12 @@ std::vector<TensorDelta> compare(const std::vector<std::shared_ptr<Checkpoint>>&
     for (size_t c = 0; c < checkpoints.size(); ++c) {
       row.push_back(&checkpoints[c]->at(key.names[c]));
       if (row[c]->shape != row[0]->shape)
-        throw Error(Code::kShapeMismatch, "tensor " + quoted(key.name) + ": " + shape_text(row[0]->shape) + " in " + checkpoints[0]->path() + ", " +
-                                              shape_text(row[c]->shape) + " in " + checkpoints[c]->path());
+        throw Error(Code::kShapeMismatch, "tensor " + quoted(key.name) + ": " + shape_text(row[0]->shape) + " in " +
+                                              checkpoints[0]->path() + ", " + shape_text(row[c]->shape) + " in " +
+                                              checkpoints[c]->path());
       if (!is_float(row[c]->dtype))
-        throw Error(Code::kUnsupported, "tensor " + quoted(key.name) + " in " + checkpoints[c]->path() + ": not a float tensor: " + dtype_name(row[c]->dtype));
+        throw Error(Code::kUnsupported, "tensor " + quoted(key.name) + " in " + checkpoints[c]->path() +
+                                            ": not a float tensor: " + dtype_name(row[c]->dtype));
     }
     total += row[0]->elements();
     views.push_back(std::move(row));
@@ -122,7 +128,8 @@ std::vector<TensorDelta> compare(const std::vector<std::shared_ptr<Checkpoint>>&
     if (options.spectra && delta.shape.size() >= 2 && delta.sums.non_finite == 0 && row[0]->elements() > 0)
       add_spectra(delta, row, options, pool, poll);
     if (options.mass)
-      for (size_t step = 0; step + 1 < row.size(); ++step) delta.mass.push_back(delta_mass(*row[step], *row[step + 1], pool));
+      for (size_t step = 0; step + 1 < row.size(); ++step)
+        delta.mass.push_back(delta_mass(*row[step], *row[step + 1], pool));
     for (size_t c = 0; c < checkpoints.size(); ++c) checkpoints[c]->done_with(keys[i].names[c]);
     out.push_back(std::move(delta));
     done += row[0]->elements();
@@ -131,8 +138,9 @@ std::vector<TensorDelta> compare(const std::vector<std::shared_ptr<Checkpoint>>&
   return out;
 }
 
-std::vector<bool> identical_tensors(const Checkpoint& before, const Checkpoint& after, const std::vector<TensorKey>& keys,
-                                    ThreadPool& pool, const DeltaProgress& progress) {
+std::vector<bool> identical_tensors(const Checkpoint& before, const Checkpoint& after,
+                                    const std::vector<TensorKey>& keys, ThreadPool& pool,
+                                    const DeltaProgress& progress) {
   std::vector<char> equal(keys.size());  // not vector<bool>: threads write neighbours
   std::atomic<int64_t> done{0};
   pool.run(static_cast<int64_t>(keys.size()), [&](int64_t i) {

@@ -35,8 +35,8 @@ struct Floor {
   double edge = 0;             // largest σ1 over the draws; an update's value counts as signal above it
   double frobenius_norm = 0;
   int draws = 0;
-  int64_t rank_above = 0;      // values of Δ above the edge
-  SpectrumMeasures above;      // measures of those values alone
+  int64_t rank_above = 0;  // values of Δ above the edge
+  SpectrumMeasures above;  // measures of those values alone
 };
 
 struct StepSpectrum {
@@ -61,11 +61,13 @@ struct TensorDelta {
 using DeltaProgress = std::function<void(int64_t done, int64_t total)>;
 
 // 2 or 3 checkpoints. TENSOR_MISSING, SHAPE_MISMATCH (names the tensor and both files), UNSUPPORTED (integer tensors).
-std::vector<TensorDelta> compare(const std::vector<std::shared_ptr<Checkpoint>>& checkpoints, const std::vector<TensorKey>& keys,
-                                 const DeltaOptions& options, ThreadPool& pool, const DeltaProgress& progress, const Poll& poll);
+std::vector<TensorDelta> compare(const std::vector<std::shared_ptr<Checkpoint>>& checkpoints,
+                                 const std::vector<TensorKey>& keys, const DeltaOptions& options, ThreadPool& pool,
+                                 const DeltaProgress& progress, const Poll& poll);
 
 // For each key: are dtype, shape and stored bytes equal in both checkpoints? TENSOR_MISSING.
-std::vector<bool> identical_tensors(const Checkpoint& before, const Checkpoint& after, const std::vector<TensorKey>& keys,
-                                    ThreadPool& pool, const DeltaProgress& progress);
+std::vector<bool> identical_tensors(const Checkpoint& before, const Checkpoint& after,
+                                    const std::vector<TensorKey>& keys, ThreadPool& pool,
+                                    const DeltaProgress& progress);
 
 }  // namespace galvani
