@@ -1,6 +1,6 @@
 /** Results as text for a terminal. */
 import type { AccuracyCell } from '../experiments/answers.js';
-import type { RateRecord } from '../experiments/measure.js';
+import type { RateRecord, TestRecord } from '../experiments/measure.js';
 import { findings, type ReportFiles } from '../experiments/report.js';
 import type { StudyRun } from '../experiments/study.js';
 import type { Summary } from '../experiments/summary.js';
@@ -142,17 +142,27 @@ function weightsText({ characterize, layers }: Summary): string {
 function transferText({ transfer }: Summary): string {
   if (!transfer) return '';
   const measures = unique(transfer.abilities.map(({ measure }) => measure));
+  const groups = unique(transfer.accuracy.map(({ group }) => group));
+  const marked = (record: RateRecord | undefined, test: TestRecord | null | undefined): string =>
+    `${percentWithin(record)}${test?.pHolm != null && test.pHolm < 0.05 ? '*' : ' '}`;
   const rows = transfer.models.map(({ name }) => [
     name,
     ...measures.map((measure) => {
       const cell = transfer.abilities.find((one) => one.model === name && one.measure === measure);
-      const mark = cell?.test?.pHolm != null && cell.test.pHolm < 0.05 ? '*' : ' ';
-      return `${percentWithin(cell?.rate)}${mark}`;
+      return marked(cell?.rate, cell?.test);
+    }),
+    ...groups.map((group) => {
+      const own = transfer.accuracy.filter((one) => one.model === name && one.group === group);
+      const cell = own.find(({ task }) => task === null) ?? own[0];
+      return marked(cell?.accuracy, cell?.test);
     }),
   ]);
   return titled(
     `Grafts, % with 95 % interval (policy ${transfer.policy}; * differs from IN, Holm-adjusted p < 0.05)`,
-    textTable(['early:mid:late', ...measures.map((measure) => `${measure} `)], rows),
+    textTable(
+      ['early:mid:late', ...measures.map((measure) => `${measure} `), ...groups.map((group) => `${group} `)],
+      rows,
+    ),
   );
 }
 

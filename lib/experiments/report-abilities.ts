@@ -205,32 +205,57 @@ function floorNote(measure: AbilityMeasure, { conditions }: TransferResult): str
 }
 
 export function transferFindings(result: TransferResult): Answer[] {
-  const { abilities, policy } = result;
-  return unique(abilities.map(({ measure }) => measure)).flatMap((measure) => {
-    const own = abilities.filter((cell) => cell.measure === measure);
-    const find = (model: string): AbilityCell | undefined => own.find((cell) => cell.model === model);
-    const [start, rl] = [find(transferReference), find('RL')];
-    if (!start || !rl?.test) return [];
-    const gain = rl.test.difference ?? 0;
-    const significant = isSignificant(rl.test);
-    const first =
-      `${measure} (${measureText[measure]}): IN ${rateText(start.rate)}, RL ${rateText(rl.rate)}; ` +
-      `${testText(rl.test)}${significant ? '' : ', not significant'}.`;
-    const grafts = own.filter(({ model, test }) => model !== 'RL' && test !== null);
-    if (!significant || gain <= 0) return [answer(first + floorNote(measure, result), significant)];
-    const carrying = grafts.filter(({ test }) => isSignificant(test) && test!.difference! > 0);
-    const best = [...carrying].sort((a, b) => b.test!.difference! - a.test!.difference!).slice(0, 3);
-    const second =
-      best.length === 0
-        ? ' No graft is significantly better than IN.'
-        : ` Of the six grafts (policy \`${policy}\`) ${carrying.length} are significantly better than IN, most ${best
-            .map(
-              ({ model, test }) =>
-                `${model} (${formatValue(test!.difference! / gain, 'percent', 0)} of the gain, ${testText(test!)})`,
-            )
-            .join(', ')}.`;
-    return [answer(first + second, true)];
-  });
+  const { abilities, accuracy } = result;
+  const whole = accuracy.filter(
+    ({ group, task }) =>
+      group === 'visualReasoning' && (task === null || !accuracy.some((c) => c.group === group && c.task === null)),
+  );
+  const plain = comparison(
+    'Plain accuracy on visual reasoning',
+    whole.map(({ model, accuracy: rate, test }) => ({ model, rate, test })),
+    result,
+  );
+  const measures = unique(abilities.map(({ measure }) => measure)).flatMap((measure) =>
+    comparison(
+      `${measure} (${measureText[measure]})`,
+      abilities.filter((cell) => cell.measure === measure),
+      result,
+      floorNote(measure, result),
+    ),
+  );
+  return [...plain, ...measures];
+}
+
+/** IN against RL, and which grafts carry a gain. */
+function comparison(
+  what: string,
+  cells: readonly Pick<AbilityCell, 'model' | 'rate' | 'test'>[],
+  { policy }: TransferResult,
+  floor = '',
+): Answer[] {
+  const find = (model: string) => cells.find((cell) => cell.model === model);
+  const [start, rl] = [find(transferReference), find('RL')];
+  if (!start || !rl?.test) return [];
+  const gain = rl.test.difference ?? 0;
+  const significant = isSignificant(rl.test);
+  const first =
+    `${what}: IN ${rateText(start.rate)}, RL ${rateText(rl.rate)}; ` +
+    `${testText(rl.test)}${significant ? '' : ', not significant'}.`;
+  if (!significant || gain <= 0) return [answer(first + floor, significant)];
+  const carrying = cells.filter(
+    ({ model, test }) => model !== 'RL' && isSignificant(test) && (test?.difference ?? 0) > 0,
+  );
+  const best = [...carrying].sort((a, b) => b.test!.difference! - a.test!.difference!).slice(0, 3);
+  const named = best.map(
+    ({ model, test }) =>
+      `${model} (${formatValue(test!.difference! / gain, 'percent', 0)} of the gain; ${testText(test!)})`,
+  );
+  const second =
+    best.length === 0
+      ? ' No graft is significantly better than IN.'
+      : ` Of the six grafts (policy \`${policy}\`) ${carrying.length} ${carrying.length === 1 ? 'is' : 'are'} significantly better than IN: ` +
+        `${carrying.length > best.length ? 'most ' : ''}${named.join(', ')}.`;
+  return [answer(first + second + floor, true)];
 }
 
 export function freezeSection(result: FreezeResult): Section {
