@@ -18,7 +18,6 @@ import {
   regionMarks,
   rowsCell,
   rowsColumn,
-  tableBlock,
 } from './report-parts.js';
 import type { Summary } from './summary.js';
 
@@ -66,13 +65,7 @@ export function attendSection(result: AttendResult, summary: Summary): Section {
     blocks: [
       ...charts,
       ...headMaps(result),
-      tableBlock(
-        'attention-shifts',
-        'Change of attention to the image between models',
-        'Paired over items. Two intervals: for this layer alone, and for all layers of the curve together (bootstrap at level 1 − 0.05/layers); ' +
-          'a shift counts as significant when the second leaves out zero. Without sinks.',
-        shiftTable(result.shifts.filter(({ figure }) => figure === 'imageSinkFree')),
-      ),
+      ...shiftCharts(result, summary, modeText),
       ...unusableNote(result),
       prose(
         'Attention is not use: a key can be attended to and ignored. Sinks are key 0 and image keys whose received mass is an ' +
@@ -190,6 +183,50 @@ function headMaps({ heads, models, writer }: AttendResult): ChartBlock[] {
       `Mean attention mass from ${queryText[shown[0]!.query]} to the image, all reading the text of ${writer}.`,
       smallMultiples(panels),
       { columns: [column('model', 'Model'), ...table.columns], rows },
+    ),
+  ];
+}
+
+/** Both intervals in one place would hide each other: the drawing has the simultaneous one, the table both. */
+function shiftCharts(result: AttendResult, summary: Summary, modeText: (mode: TextMode) => string): ChartBlock[] {
+  const shifts = result.shifts.filter(({ figure, difference }) => figure === 'imageSinkFree' && difference.n > 0);
+  const steps = [...new Set(shifts.map(({ from, to }) => `${from} → ${to}`))];
+  const panels = (['same', 'own'] as const).flatMap((mode) =>
+    querySpans.flatMap((query) => {
+      const own = shifts.filter((shift) => shift.mode === mode && shift.query === query);
+      if (own.length === 0) return [];
+      const title = `${queryText[query]}, ${modeText(mode)}`;
+      const svg = lineChart({
+        id: idOf('shift', mode, query),
+        title: `Change of attention to the image: ${title}`,
+        x: { label: 'Layer', values: Array.from({ length: summary.layers }, (_, layer) => layer) },
+        y: { label: 'Change, points of attention mass', format: 'difference' },
+        series: steps.map((step) => ({
+          name: step,
+          points: own
+            .filter(({ from, to }) => `${from} → ${to}` === step)
+            .map(({ layer, difference, simultaneous }) => ({
+              x: layer,
+              y: difference.mean,
+              ...simultaneous,
+              n: difference.n,
+            })),
+        })),
+        regions: regionMarks(summary),
+        references: [{ value: 0, label: 'no change' }],
+      });
+      return [{ title, svg }];
+    }),
+  );
+  if (panels.length === 0) return [];
+  return [
+    chart(
+      'attention-shifts',
+      'Change of attention to the image between models',
+      'Paired over items, sinks taken out. Bands hold for all layers of a curve together (bootstrap at level 1 − 0.05/layers); ' +
+        'a shift counts as significant when its band leaves out zero.',
+      smallMultiples(panels),
+      shiftTable(shifts),
     ),
   ];
 }

@@ -220,10 +220,11 @@ export function visionFindings(result: LocalizeVisionResult): Answer[] {
       if (!first) return [];
       const falls = curve.filter(({ layer }) => layers.includes(layer));
       if (falls.length === 0) {
-        const text =
-          `Where \`${model}\` reads the image for \`${task}\` cannot be told: swapping all layers changes ` +
-          `${rateText(first.change)} of the answers, and no step from one layer to the next is significant.`;
-        return [answer(text, false)];
+        const why =
+          first.change.rate === null
+            ? `no answer of a swapped run could be compared (${first.change.truncated} cut off, ${first.change.failed} failed)`
+            : `swapping all layers changes ${rateText(first.change)} of the answers, and no step from one layer to the next is significant`;
+        return [answer(`Where \`${model}\` reads the image for \`${task}\` cannot be told: ${why}.`, false)];
       }
       const steepest = falls.reduce((a, b) => (b.step!.difference! < a.step!.difference! ? b : a));
       const next = curve.find(({ layer }) => layer === steepest.layer + 1)!;

@@ -63,8 +63,10 @@ function layerSeries(
     const points = (of: (step: WeightStep) => number | null) =>
       layers.map((cell) => ({ x: cell.layer!, y: of(cell.steps[index]!) }));
     const own: LineSeries = { name, points: points(value) };
-    if (!floor || layers.every((cell) => floor(cell.steps[index]!) === null)) return [own];
-    return [own, { name: `${name}: rounding alone`, color: 'muted' as const, points: points(floor) }];
+    // One floor is enough: rounding depends on the weights, which all steps share up to their small changes.
+    const isLast = comparison === result.comparisons[0]!.name && index === result.comparisons[0]!.steps.length - 1;
+    if (!floor || !isLast || layers.every((cell) => floor(cell.steps[index]!) === null)) return [own];
+    return [own, { name: `rounding alone (${name})`, color: 'muted' as const, points: points(floor) }];
   });
 }
 
@@ -217,8 +219,8 @@ export function weightsFindings({ comparisons, cells }: CharacterizeResult): Ans
     answers.push(
       answer(
         `The step ${main.steps[1]} moved the decoder’s weights by ${formatValue(second.relativeNorm, 'percent', 2)} of their norm, ` +
-          `${formatNumber(ratio)} times as far as ${main.steps[0]} (${formatValue(first.relativeNorm, 'percent', 2)}); the two changes have a cosine of ` +
-          `${formatNumber(decoder.cosine ?? 0)}. These are exact figures of these checkpoints, not estimates.`,
+          `${formatNumber(ratio, 3)} times as far as ${main.steps[0]} (${formatValue(first.relativeNorm, 'percent', 2)}); the two changes have a cosine of ` +
+          `${formatNumber(decoder.cosine ?? 0, 2)}. These are exact figures of these checkpoints, not estimates.`,
         null,
       ),
     );

@@ -66,6 +66,10 @@ function runSection({ progress, ledger }: Summary): Section {
         ],
         rows: progress.map(({ errors: _, ...row }) => row),
       }),
+      prose(
+        'The ledger rows behind a number: `galvani report RUN --rows SELECT`, with SELECT from the last column of the ' +
+          'numbers behind a chart, or from `select` in summary.json.',
+      ),
       ...(unfinished.length > 0
         ? [
             prose(
