@@ -41,10 +41,11 @@ const uint8_t* classes(const Fields& f, const char* name, int64_t count, int64_t
 class NativeOps : public Napi::ObjectWrap<NativeOps> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "NativeOps",
-                       {InstanceMethod("matmul", &NativeOps::matmul_call), InstanceMethod("attention", &NativeOps::attention_call),
-                        InstanceMethod("mropeTable", &NativeOps::mrope_call),
-                        InstanceMethod("visionRopeTable", &NativeOps::vision_rope_call)});
+    return DefineClass(
+        env, "NativeOps",
+        {InstanceMethod("matmul", &NativeOps::matmul_call), InstanceMethod("attention", &NativeOps::attention_call),
+         InstanceMethod("mropeTable", &NativeOps::mrope_call),
+         InstanceMethod("visionRopeTable", &NativeOps::vision_rope_call)});
   }
 
   explicit NativeOps(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeOps>(info) {
@@ -63,8 +64,16 @@ class NativeOps : public Napi::ObjectWrap<NativeOps> {
       const std::optional<DType> dtype = parse_dtype(f.string("dtype"));
       const Napi::Uint8Array w = to_uint8(f.value("w"), f.where("w"));
       if (!dtype) bad_argument(f.where("dtype"), "a dtype");
-      if (static_cast<int64_t>(w.ElementLength()) != n * k * dtype_size(*dtype)) bad_argument(f.where("w"), "n · k weights");
-      matmul({floats(f, "y", m * n), n, floats(f, "x", m * k), k, {w.Data(), *dtype, n, k}, optional_floats(f, "bias", n), m}, *pool_);
+      if (static_cast<int64_t>(w.ElementLength()) != n * k * dtype_size(*dtype))
+        bad_argument(f.where("w"), "n · k weights");
+      matmul({floats(f, "y", m * n),
+              n,
+              floats(f, "x", m * k),
+              k,
+              {w.Data(), *dtype, n, k},
+              optional_floats(f, "bias", n),
+              m},
+             *pool_);
       return info.Env().Undefined();
     });
   }
@@ -72,7 +81,8 @@ class NativeOps : public Napi::ObjectWrap<NativeOps> {
   Napi::Value attention_call(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
       const Fields f(info[0], "attention: request");
-      const AttentionShape shape{size(f, "heads", 1), size(f, "kvHeads", 1), size(f, "headDim", 1), static_cast<float>(f.number("scale"))};
+      const AttentionShape shape{size(f, "heads", 1), size(f, "kvHeads", 1), size(f, "headDim", 1),
+                                 static_cast<float>(f.number("scale"))};
       const int64_t dims = shape.head_dim, keys = size(f, "keys"), width = int64_t{shape.heads} * dims;
       const int32_t rows = size(f, "rows");
       const float *k = floats(f, "k", shape.kv_heads * keys * dims), *v = floats(f, "v", shape.kv_heads * keys * dims);
@@ -86,7 +96,8 @@ class NativeOps : public Napi::ObjectWrap<NativeOps> {
       std::vector<KeyRun> runs;
       for (size_t i = 0; i < count; ++i) {
         const int32_t first = cuts.Data()[3 * i], length = cuts.Data()[3 * i + 1], segment = cuts.Data()[3 * i + 2];
-        if (first < 0 || length < 0 || int64_t{first} + length > keys || segment < 0 || (segments > 0 && segment >= segments))
+        if (first < 0 || length < 0 || int64_t{first} + length > keys || segment < 0 ||
+            (segments > 0 && segment >= segments))
           bad_argument(f.where("runs"), "runs within the keys and segments");
         const float** at = &pointers[2 * i * shape.kv_heads];
         for (int32_t g = 0; g < shape.kv_heads; ++g) {
@@ -118,8 +129,16 @@ class NativeOps : public Napi::ObjectWrap<NativeOps> {
       capture.key_span = keys;
       const bool captures = capture.mass || capture.entropy || capture.lse || capture.key_mass;
 
-      const AttentionItem item{floats(f, "q", rows * width), width, floats(f, "out", rows * width), width, limit.Data(), rows,
-                               runs.data(), static_cast<int32_t>(count), table.empty() ? nullptr : &edits, captures ? &capture : nullptr};
+      const AttentionItem item{floats(f, "q", rows * width),
+                               width,
+                               floats(f, "out", rows * width),
+                               width,
+                               limit.Data(),
+                               rows,
+                               runs.data(),
+                               static_cast<int32_t>(count),
+                               table.empty() ? nullptr : &edits,
+                               captures ? &capture : nullptr};
       attention(shape, &item, 1, *pool_);
       return info.Env().Undefined();
     });
@@ -133,9 +152,10 @@ class NativeOps : public Napi::ObjectWrap<NativeOps> {
       const std::vector<int64_t> section = f.integers("section");
       if (static_cast<int64_t>(positions.ElementLength()) != 3 * rows) bad_argument(f.where("positions"), "(3, rows)");
       if (section.size() != 3) bad_argument(f.where("section"), "three sizes");
-      const int32_t sizes[3] = {static_cast<int32_t>(section[0]), static_cast<int32_t>(section[1]), static_cast<int32_t>(section[2])};
-      mrope_table(floats(f, "cos", rows * (dims / 2)), floats(f, "sin", rows * (dims / 2)), positions.Data(), rows, dims, sizes,
-                  static_cast<float>(f.number("theta")));
+      const int32_t sizes[3] = {static_cast<int32_t>(section[0]), static_cast<int32_t>(section[1]),
+                                static_cast<int32_t>(section[2])};
+      mrope_table(floats(f, "cos", rows * (dims / 2)), floats(f, "sin", rows * (dims / 2)), positions.Data(), rows,
+                  dims, sizes, static_cast<float>(f.number("theta")));
       return info.Env().Undefined();
     });
   }
@@ -146,7 +166,8 @@ class NativeOps : public Napi::ObjectWrap<NativeOps> {
       const int64_t rows = size(f, "rows"), dims = size(f, "headDim", 4);
       const Napi::Int32Array positions = f.int32("positions");
       if (static_cast<int64_t>(positions.ElementLength()) != 2 * rows) bad_argument(f.where("positions"), "(rows, 2)");
-      vision_rope_table(floats(f, "cos", rows * (dims / 2)), floats(f, "sin", rows * (dims / 2)), positions.Data(), rows, dims);
+      vision_rope_table(floats(f, "cos", rows * (dims / 2)), floats(f, "sin", rows * (dims / 2)), positions.Data(),
+                        rows, dims);
       return info.Env().Undefined();
     });
   }

@@ -14,9 +14,12 @@ using SwigluRow = void (*)(float*, const float*, const float*, int64_t);
 SwigluRow swiglu_row_here() {
 #if defined(__x86_64__)
   switch (cpu_isa()) {
-    case Isa::kAvx512: return swiglu_row_avx512;
-    case Isa::kAvx2: return swiglu_row_avx2;
-    case Isa::kPortable: break;
+    case Isa::kAvx512:
+      return swiglu_row_avx512;
+    case Isa::kAvx2:
+      return swiglu_row_avx2;
+    case Isa::kPortable:
+      break;
   }
 #endif
   return swiglu_row_portable;
@@ -24,10 +27,12 @@ SwigluRow swiglu_row_here() {
 
 }  // namespace
 
-void swiglu_row_portable(float* y, const float* gate, const float* up, int64_t width) { swiglu_row(y, gate, up, width); }
+void swiglu_row_portable(float* y, const float* gate, const float* up, int64_t width) {
+  swiglu_row(y, gate, up, width);
+}
 
-void swiglu(float* y, int64_t ldy, const float* gate, int64_t ldg, const float* up, int64_t ldu, int64_t rows, int64_t width,
-            ThreadPool& pool) {
+void swiglu(float* y, int64_t ldy, const float* gate, int64_t ldg, const float* up, int64_t ldu, int64_t rows,
+            int64_t width, ThreadPool& pool) {
   const SwigluRow row_function = swiglu_row_here();
   for_row_blocks(pool, rows, width, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) row_function(y + row * ldy, gate + row * ldg, up + row * ldu, width);

@@ -7,8 +7,8 @@
 namespace galvani {
 
 // y = silu(gate) · up, (rows, F) each; y may be gate. silu(x) = x / (1 + e^−x).
-void swiglu(float* y, int64_t ldy, const float* gate, int64_t ldg, const float* up, int64_t ldu, int64_t rows, int64_t width,
-            ThreadPool& pool);
+void swiglu(float* y, int64_t ldy, const float* gate, int64_t ldg, const float* up, int64_t ldu, int64_t rows,
+            int64_t width, ThreadPool& pool);
 
 // Exact GELU in place: x · Φ(x), by erf.
 void gelu(float* x, int64_t count, ThreadPool& pool);

@@ -32,7 +32,11 @@ struct Task {
 class TileRunner {
  public:
   TileRunner(const AttentionShape& shape, const AttentionKernel& kernel, const Task& task)
-      : shape_(shape), kernel_(kernel), item_(*task.item), kv_head_(task.kv_head), ratio_(shape.heads / shape.kv_heads) {}
+      : shape_(shape),
+        kernel_(kernel),
+        item_(*task.item),
+        kv_head_(task.kv_head),
+        ratio_(shape.heads / shape.kv_heads) {}
 
   void run(int64_t first, int64_t last) {
     first_ = first;
@@ -46,8 +50,9 @@ class TileRunner {
     ScratchCutter cutter(thread_scratch(size.used()));
     cut(cutter, keys);
     fill();
-    AttentionTile tile{vectors_, shape_.head_dim, q_, limit_, spans_.data(), static_cast<int32_t>(spans_.size()),
-                       weights_, o_, m_, l_, t_};
+    AttentionTile tile{
+        vectors_, shape_.head_dim, q_, limit_, spans_.data(), static_cast<int32_t>(spans_.size()), weights_, o_, m_, l_,
+        t_};
     kernel_.run(tile);
     write_out();
     if (item_.capture) write_captures(*item_.capture);
@@ -122,7 +127,8 @@ class TileRunner {
       if (mass_) spans_[s].mass = mass_ + int64_t{item_.runs[run_of_[s]].segment} * lanes_;
       if (!item_.edits && s > 0) continue;
       for (int32_t lane = 0; lane < lanes_; ++lane) {
-        const ScoreEdit edit = item_.edits && lane < used_ ? item_.edits->at(head(lane), row(lane), run_of_[s]) : ScoreEdit{};
+        const ScoreEdit edit =
+            item_.edits && lane < used_ ? item_.edits->at(head(lane), row(lane), run_of_[s]) : ScoreEdit{};
         gain_[at + lane] = edit.blocked ? 0.0f : gain * edit.gamma;
         shift_[at + lane] = edit.blocked ? kBlocked : edit.beta * kLog2e;
       }
@@ -182,9 +188,12 @@ void attention_tile_portable(const AttentionTile& tile) { attention_tile(tile); 
 AttentionKernel attention_kernel() {
 #if defined(__x86_64__)
   switch (cpu_isa()) {
-    case Isa::kAvx512: return {attention_width_avx512(), attention_tile_avx512};
-    case Isa::kAvx2: return {attention_width_avx2(), attention_tile_avx2};
-    case Isa::kPortable: break;
+    case Isa::kAvx512:
+      return {attention_width_avx512(), attention_tile_avx512};
+    case Isa::kAvx2:
+      return {attention_width_avx2(), attention_tile_avx2};
+    case Isa::kPortable:
+      break;
   }
 #endif
   return {attention_width_portable(), attention_tile_portable};
@@ -206,12 +215,14 @@ void attention(const AttentionShape& shape, const AttentionItem* items, int64_t 
     const bool ordered = items[i].capture && items[i].capture->key_mass;
     const int64_t step = ordered ? std::max<int64_t>(pairs, 1) : lanes;
     for (int64_t first = (pairs - 1) / step * step; first >= 0 && pairs > 0; first -= step)  // causal: longest first
-      for (int32_t g = 0; g < shape.kv_heads; ++g) tasks.push_back({&items[i], g, first, std::min(first + step, pairs)});
+      for (int32_t g = 0; g < shape.kv_heads; ++g)
+        tasks.push_back({&items[i], g, first, std::min(first + step, pairs)});
   }
   const auto body = [&](int64_t index) {
     const Task& task = tasks[static_cast<size_t>(index)];
     TileRunner runner(shape, chosen, task);
-    for (int64_t first = task.first; first < task.last; first += lanes) runner.run(first, std::min(first + lanes, task.last));
+    for (int64_t first = task.first; first < task.last; first += lanes)
+      runner.run(first, std::min(first + lanes, task.last));
   };
   const int64_t size = static_cast<int64_t>(tasks.size());
   if (macs / kMacsPerMicrosecond < kWorthWaking) {
@@ -265,10 +276,11 @@ void reference_row(const AttentionShape& shape, const AttentionItem& item, int64
   if (capture->entropy)
     capture->entropy[at] = keys.empty() ? 0.0f : static_cast<float>(std::log(2.0) * (std::log2(l) - t / l));
   if (capture->lse)
-    capture->lse[at] = keys.empty() ? -std::numeric_limits<float>::infinity()
-                                    : static_cast<float>(std::log(2.0) * (m + std::log2(l)));
+    capture->lse[at] =
+        keys.empty() ? -std::numeric_limits<float>::infinity() : static_cast<float>(std::log(2.0) * (m + std::log2(l)));
   for (size_t g = 0; g < mass.size(); ++g)
-    capture->mass[at * capture->segments + static_cast<int64_t>(g)] = keys.empty() ? 0.0f : static_cast<float>(mass[g] / l);
+    capture->mass[at * capture->segments + static_cast<int64_t>(g)] =
+        keys.empty() ? 0.0f : static_cast<float>(mass[g] / l);
   if (capture->key_mass)
     for (const Key& key : keys)
       capture->key_mass[head * capture->key_span + key.index] += static_cast<float>(std::exp2(key.x - m) / l);

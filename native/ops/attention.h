@@ -7,9 +7,9 @@
 //
 // Accumulation: float32, keys in list order, one key after the other, measured from the row's exact maximum, so that
 // the result depends neither on how the keys are cut into runs, nor on the batch, nor on threads, and removing keys is
-// bit-equal to blocking them. A key that no row may see is never read; a key that only some rows may see must be finite.
-// attention.cc cuts the work into tiles and has the specification; attention_kernel.h is the tile, compiled once per
-// instruction set. Hooks are per-run vectors of the tile, so the path without hooks is the same code.
+// bit-equal to blocking them. A key that no row may see is never read; a key that only some rows may see must be
+// finite. attention.cc cuts the work into tiles and has the specification; attention_kernel.h is the tile, compiled
+// once per instruction set. Hooks are per-run vectors of the tile, so the path without hooks is the same code.
 #pragma once
 #include <cstdint>
 
@@ -38,8 +38,8 @@ struct AttentionItem {
   int32_t rows;
   const KeyRun* runs;
   int32_t run_count;
-  const ScoreEdits* edits = nullptr;      // null: none
-  AttentionCapture* capture = nullptr;    // null: none
+  const ScoreEdits* edits = nullptr;    // null: none
+  AttentionCapture* capture = nullptr;  // null: none
 };
 
 struct AttentionShape {

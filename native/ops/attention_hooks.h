@@ -14,7 +14,8 @@ struct ScoreEdit {
   bool blocked = false;
 };
 
-// Edits of one attention item: a table over (head class, row class, run). Class 0 of heads and rows is usually "unedited".
+// Edits of one attention item: a table over (head class, row class, run). Class 0 of heads and rows is usually
+// "unedited".
 struct ScoreEdits {
   const uint8_t* head_class;  // (H)
   const uint8_t* row_class;   // (rows)

@@ -34,8 +34,7 @@ struct Scene {
     q = random.normals(int64_t{rows} * s.heads * s.head_dim, spread);
     k = random.normals(int64_t{s.kv_heads} * keys * s.head_dim, spread);
     v = random.normals(int64_t{s.kv_heads} * keys * s.head_dim);
-    for (int32_t r = 0; r < rows; ++r)
-      limit.push_back(causal ? keys - rows + r : std::numeric_limits<int32_t>::max());
+    for (int32_t r = 0; r < rows; ++r) limit.push_back(causal ? keys - rows + r : std::numeric_limits<int32_t>::max());
   }
 
   void cut_at_random(Random& random, int32_t longest, int32_t segment_count) {
@@ -67,7 +66,8 @@ struct Result {
 enum class How { kFast, kReference };
 
 // Runs rows [first, last) of the scene; `capture` off leaves the read-outs empty.
-Result run(const Scene& scene, ThreadPool& pool, bool capture = true, How how = How::kFast, int32_t first = 0, int32_t last = -1) {
+Result run(const Scene& scene, ThreadPool& pool, bool capture = true, How how = How::kFast, int32_t first = 0,
+           int32_t last = -1) {
   const int64_t heads = scene.shape.heads, dims = scene.shape.head_dim, row_floats = heads * dims;
   if (last < 0) last = scene.rows;
   const int32_t rows = last - first;
@@ -79,8 +79,10 @@ Result run(const Scene& scene, ThreadPool& pool, bool capture = true, How how = 
     result.entropy.assign(rows * heads, 777.0f);
     result.lse.assign(rows * heads, 777.0f);
     result.key_mass.assign(heads * scene.keys, 0.0f);
-    captures = {scene.segments, scene.wanted.empty() ? nullptr : scene.wanted.data() + first, result.mass.data(),
-                result.entropy.data(), result.lse.data(), result.key_mass.data(), scene.keys};
+    captures = {scene.segments,     scene.wanted.empty() ? nullptr : scene.wanted.data() + first,
+                result.mass.data(), result.entropy.data(),
+                result.lse.data(),  result.key_mass.data(),
+                scene.keys};
   }
   std::vector<std::vector<const float*>> pointers;
   std::vector<KeyRun> runs;
@@ -95,9 +97,17 @@ Result run(const Scene& scene, ThreadPool& pool, bool capture = true, How how = 
                     scene.cuts[i].segment});
   ScoreEdits edits{};
   if (!scene.table.empty())
-    edits = {scene.head_class.data(), scene.row_class.data() + first, 2, scene.table.data(), static_cast<int32_t>(runs.size())};
-  AttentionItem item{scene.q.data() + first * row_floats, row_floats, result.out.data(), row_floats, scene.limit.data() + first,
-                     rows, runs.data(), static_cast<int32_t>(runs.size()), scene.table.empty() ? nullptr : &edits,
+    edits = {scene.head_class.data(), scene.row_class.data() + first, 2, scene.table.data(),
+             static_cast<int32_t>(runs.size())};
+  AttentionItem item{scene.q.data() + first * row_floats,
+                     row_floats,
+                     result.out.data(),
+                     row_floats,
+                     scene.limit.data() + first,
+                     rows,
+                     runs.data(),
+                     static_cast<int32_t>(runs.size()),
+                     scene.table.empty() ? nullptr : &edits,
                      capture ? &captures : nullptr};
   if (how == How::kReference)
     attention_reference(scene.shape, &item, 1);
@@ -107,9 +117,10 @@ Result run(const Scene& scene, ThreadPool& pool, bool capture = true, How how = 
 }
 
 std::string name(const Scene& s) {
-  return "H=" + std::to_string(s.shape.heads) + " G=" + std::to_string(s.shape.kv_heads) + " D=" +
-         std::to_string(s.shape.head_dim) + " rows=" + std::to_string(s.rows) + " keys=" + std::to_string(s.keys) + " runs=" +
-         std::to_string(s.cuts.size()) + (s.table.empty() ? "" : " edited");
+  return "H=" + std::to_string(s.shape.heads) + " G=" + std::to_string(s.shape.kv_heads) +
+         " D=" + std::to_string(s.shape.head_dim) + " rows=" + std::to_string(s.rows) +
+         " keys=" + std::to_string(s.keys) + " runs=" + std::to_string(s.cuts.size()) +
+         (s.table.empty() ? "" : " edited");
 }
 
 double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
@@ -117,7 +128,8 @@ double largest_difference(const std::vector<float>& a, const std::vector<float>&
   for (size_t i = 0; i < a.size(); ++i) {
     const bool same = a[i] == b[i] || (std::isinf(a[i]) && a[i] == b[i]);
     const double difference = std::fabs(static_cast<double>(a[i]) - b[i]);
-    if (!same) worst = std::isfinite(difference) ? std::max(worst, difference) : std::numeric_limits<double>::infinity();
+    if (!same)
+      worst = std::isfinite(difference) ? std::max(worst, difference) : std::numeric_limits<double>::infinity();
   }
   return worst;
 }
@@ -186,7 +198,8 @@ void invariances(Random& random, AttentionShape shape, int32_t rows, int32_t key
   const int64_t row_floats = int64_t{shape.heads} * shape.head_dim;
   for (ThreadPool* pool : {&two, &five}) {
     const Result other = run(scene, *pool);
-    EXPECT(same_bits(other.out, whole.out) && same_bits(other.key_mass, whole.key_mass), "bits depend on threads: " + what);
+    EXPECT(same_bits(other.out, whole.out) && same_bits(other.key_mass, whole.key_mass),
+           "bits depend on threads: " + what);
   }
   for (int32_t first = 0; first < rows; first += 3) {
     const int32_t last = std::min(rows, first + 1 + first % 5);
@@ -204,8 +217,9 @@ void invariances(Random& random, AttentionShape shape, int32_t rows, int32_t key
     Scene cut = scene;
     cut.cut_at_random(random, 1 + trial * 20, 1);
     const Result other = run(cut, two);
-    EXPECT(same_bits(other.out, whole.out) && same_bits(other.mass, whole.mass) && same_bits(other.entropy, whole.entropy) &&
-               same_bits(other.lse, whole.lse) && same_bits(other.key_mass, whole.key_mass),
+    EXPECT(same_bits(other.out, whole.out) && same_bits(other.mass, whole.mass) &&
+               same_bits(other.entropy, whole.entropy) && same_bits(other.lse, whole.lse) &&
+               same_bits(other.key_mass, whole.key_mass),
            "bits depend on how keys are cut: " + what);
   }
 }
@@ -258,7 +272,8 @@ void empty_rows(Random& random, ThreadPool& pool) {
         bool good = true;
         for (int32_t i = r * 4 * 24; i < (r + 1) * 4 * 24; ++i) good &= got.out[i] == 0.0f;
         for (int32_t i = r * 4; i < r * 4 + 4; ++i)
-          good &= got.mass[i] == 0.0f && got.entropy[i] == 0.0f && got.lse[i] == -std::numeric_limits<float>::infinity();
+          good &=
+              got.mass[i] == 0.0f && got.entropy[i] == 0.0f && got.lse[i] == -std::numeric_limits<float>::infinity();
         EXPECT(good, "an empty row must give zeros and lse −∞: row " + std::to_string(r));
       }
     }
@@ -276,7 +291,8 @@ void extremes(Random& random, ThreadPool& pool) {
     for (float x : *list) finite &= std::isfinite(x);
   EXPECT(finite && top > 1e4, "scores beyond ±1e4 must stay finite, largest lse " + std::to_string(top));
   // A base-2 score near 2^15 has spacing 2^−8; half of that (plus its dot product's own error) moves a probability.
-  EXPECT(largest_difference(got.out, want.out) < 0.02, "out at huge scores: " + std::to_string(largest_difference(got.out, want.out)));
+  EXPECT(largest_difference(got.out, want.out) < 0.02,
+         "out at huge scores: " + std::to_string(largest_difference(got.out, want.out)));
   scene.k[3] = std::numeric_limits<float>::quiet_NaN();
   const Result poisoned = run(scene, pool);
   EXPECT(std::isnan(poisoned.out.back()) && std::isnan(poisoned.lse.back()), "a NaN key must show in the output");
@@ -288,10 +304,12 @@ void wanted_rows(Random& random, ThreadPool& pool) {
   scene.wanted.assign(20, 0);
   scene.wanted[3] = scene.wanted[19] = 1;
   const Result got = run(scene, pool), want = run(scene, pool, true, How::kReference);
-  for (int32_t r = 0; r < 20; ++r) EXPECT((got.entropy[r * 4] == 777.0f) == !scene.wanted[r], "row not wanted but written");
+  for (int32_t r = 0; r < 20; ++r)
+    EXPECT((got.entropy[r * 4] == 777.0f) == !scene.wanted[r], "row not wanted but written");
   double sum = 0.0;
   for (float x : got.key_mass) sum += x;
-  EXPECT(std::fabs(sum - 8.0) < 1e-5, "two captured rows of four heads must give a key mass of 8, got " + std::to_string(sum));
+  EXPECT(std::fabs(sum - 8.0) < 1e-5,
+         "two captured rows of four heads must give a key mass of 8, got " + std::to_string(sum));
   EXPECT(largest_difference(got.key_mass, want.key_mass) < 1e-5, "key mass of the wanted rows");
 }
 
@@ -299,7 +317,8 @@ void wanted_rows(Random& random, ThreadPool& pool) {
 void exponential() {
   const AttentionKernel kernel = attention_kernel();
   const int lanes = 2 * kernel.width, spans = 4000;
-  std::vector<float> shift(static_cast<size_t>(spans) * lanes), gain(lanes, 0.0f), q(lanes), o(lanes), m(lanes), l(lanes), t(lanes);
+  std::vector<float> shift(static_cast<size_t>(spans) * lanes), gain(lanes, 0.0f), q(lanes), o(lanes), m(lanes),
+      l(lanes), t(lanes);
   std::vector<float> weights(shift.size());
   const std::vector<int32_t> limit(lanes, std::numeric_limits<int32_t>::max());
   const float key = 0.0f;
@@ -307,10 +326,14 @@ void exponential() {
   Random random(5);
   for (int s = 0; s < spans; ++s) {
     for (int i = 0; i < lanes; ++i)
-      shift[s * lanes + i] = s == 0 ? 0.0f : static_cast<float>(-random.uniform() * (s % 3 == 0 ? 1.0 : s % 3 == 1 ? 20.0 : 140.0));
+      shift[s * lanes + i] = s == 0 ? 0.0f
+                                    : static_cast<float>(-random.uniform() * (s % 3 == 0   ? 1.0
+                                                                              : s % 3 == 1 ? 20.0
+                                                                                           : 140.0));
     list[s] = {&key, &key, 1, 1, 0, false, gain.data(), &shift[s * lanes], nullptr};
   }
-  kernel.run({2, 1, q.data(), limit.data(), list.data(), spans, weights.data(), o.data(), m.data(), l.data(), t.data()});
+  kernel.run(
+      {2, 1, q.data(), limit.data(), list.data(), spans, weights.data(), o.data(), m.data(), l.data(), t.data()});
   double worst = 0.0;
   bool flushed = true;
   for (size_t i = 0; i < shift.size(); ++i) {

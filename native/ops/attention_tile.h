@@ -22,17 +22,17 @@ struct AttentionSpan {
 };
 
 struct AttentionTile {
-  int32_t vectors;        // 1 or 2
-  int32_t head_dim;       // D
-  const float* q;         // (D, L)
-  const int32_t* limit;   // (L) largest visible logical index
+  int32_t vectors;       // 1 or 2
+  int32_t head_dim;      // D
+  const float* q;        // (D, L)
+  const int32_t* limit;  // (L) largest visible logical index
   const AttentionSpan* spans;
   int32_t span_count;
-  float* weights;         // (Σ count, L) scratch; on return 2^(score − m), 0 where invisible
-  float* o;               // (D, L) out: Σ weight · v / l, 0 if nothing is visible
-  float* m;               // (L) out: exact maximum score, kEmptyMax if nothing is visible
-  float* l;               // (L) out: Σ weight
-  float* t;               // (L) out: Σ weight · (score − m)
+  float* weights;  // (Σ count, L) scratch; on return 2^(score − m), 0 where invisible
+  float* o;        // (D, L) out: Σ weight · v / l, 0 if nothing is visible
+  float* m;        // (L) out: exact maximum score, kEmptyMax if nothing is visible
+  float* l;        // (L) out: Σ weight
+  float* t;        // (L) out: Σ weight · (score − m)
 };
 
 inline constexpr int kMaxWidth = 16;  // lanes of the widest vector

@@ -28,11 +28,13 @@ void widen(float* out, const Weight& table, int64_t row) {
 
 void embed_rows(float* out, int64_t ldo, const int32_t* ids, int64_t count, const Weight& table) {
   if (!is_float(table.dtype))
-    throw Error(Code::kUnsupported, std::string("embed_rows: table of dtype ") + dtype_name(table.dtype) + "; expected a float dtype");
+    throw Error(Code::kUnsupported,
+                std::string("embed_rows: table of dtype ") + dtype_name(table.dtype) + "; expected a float dtype");
   for (int64_t i = 0; i < count; ++i)
     if (ids[i] < 0 || ids[i] >= table.rows)
-      throw Error(Code::kBadArgument, "embed_rows: token id " + std::to_string(ids[i]) + " at position " + std::to_string(i) +
-                                          " is outside the vocabulary [0, " + std::to_string(table.rows) + ")");
+      throw Error(Code::kBadArgument, "embed_rows: token id " + std::to_string(ids[i]) + " at position " +
+                                          std::to_string(i) + " is outside the vocabulary [0, " +
+                                          std::to_string(table.rows) + ")");
   for (int64_t i = 0; i < count; ++i) widen(out + i * ldo, table, ids[i]);
 }
 

@@ -14,24 +14,28 @@ namespace {
 void check(const MatmulArgs& args) {
   const Weight& w = args.w;
   if (w.dtype != DType::kF32 && w.dtype != DType::kBF16 && w.dtype != DType::kF16)
-    throw Error(Code::kUnsupported, std::string("matmul: weights of dtype ") + dtype_name(w.dtype) + "; expected F32, BF16 or F16");
+    throw Error(Code::kUnsupported,
+                std::string("matmul: weights of dtype ") + dtype_name(w.dtype) + "; expected F32, BF16 or F16");
   GALVANI_CHECK(args.m >= 0 && w.rows >= 0 && w.columns >= 0);
 }
 
 void run_block_here(const MatmulBlock& block) {
 #if defined(__x86_64__)
   switch (cpu_isa()) {
-    case Isa::kAvx512: return matmul_block_avx512(block);
-    case Isa::kAvx2: return matmul_block_avx2(block);
-    case Isa::kPortable: break;
+    case Isa::kAvx512:
+      return matmul_block_avx512(block);
+    case Isa::kAvx2:
+      return matmul_block_avx2(block);
+    case Isa::kPortable:
+      break;
   }
 #endif
   matmul_block_portable(block);
 }
 
-constexpr int64_t kBlockRows = 96;        // a chunk of X of this height (384 KB) stays in L2 while W streams past
-constexpr int64_t kColumnGranule = 32;    // tasks start at multiples of this many weight rows
-constexpr double kWorthWaking = 15.0;     // µs of work below which other threads are not woken
+constexpr int64_t kBlockRows = 96;      // a chunk of X of this height (384 KB) stays in L2 while W streams past
+constexpr int64_t kColumnGranule = 32;  // tasks start at multiples of this many weight rows
+constexpr double kWorthWaking = 15.0;   // µs of work below which other threads are not woken
 constexpr double kMacsPerMicrosecond = 40e3, kBytesPerMicrosecond = 15e3;  // one core, rough
 
 }  // namespace
@@ -49,7 +53,8 @@ void matmul(const MatmulArgs& args, ThreadPool& pool) {
   // Cut N so that every thread has a few tasks to even out with, none smaller than is worth a hand-over.
   int64_t tasks = 1;
   if (pool.threads() > 1 && work > kWorthWaking)
-    tasks = std::max<int64_t>(1, std::min<int64_t>(static_cast<int64_t>(work / (kWorthWaking / 2)), 8 * pool.threads()));
+    tasks =
+        std::max<int64_t>(1, std::min<int64_t>(static_cast<int64_t>(work / (kWorthWaking / 2)), 8 * pool.threads()));
   const int64_t granules = (n + kColumnGranule - 1) / kColumnGranule;
   const int64_t column_blocks = std::min(granules, std::max<int64_t>(1, (tasks + row_blocks - 1) / row_blocks));
   const auto body = [&](int64_t task) {

@@ -21,11 +21,11 @@ struct Weight {
 };
 
 struct MatmulArgs {
-  float* y;          // (M, N)
-  int64_t ldy;       // floats between rows of y
-  const float* x;    // (M, K)
-  int64_t ldx;       // floats between rows of x
-  Weight w;          // (N, K)
+  float* y;                     // (M, N)
+  int64_t ldy;                  // floats between rows of y
+  const float* x;               // (M, K)
+  int64_t ldx;                  // floats between rows of x
+  Weight w;                     // (N, K)
   const float* bias = nullptr;  // (N) or null
   int64_t m;
 };

@@ -36,8 +36,8 @@ struct ReadF16 {
 
 // acc[i][j] += x row i · w row j over one step.
 template <typename Read, int kRows, int kColumns>
-GALVANI_INLINE void multiply_step(Vec (&acc)[kRows][kColumns], const float* x, const unsigned char* const (&w)[kColumns],
-                                  int64_t offset) {
+GALVANI_INLINE void multiply_step(Vec (&acc)[kRows][kColumns], const float* x,
+                                  const unsigned char* const (&w)[kColumns], int64_t offset) {
   Vec wide[kColumns];
 #pragma GCC unroll 8
   for (int j = 0; j < kColumns; ++j) wide[j] = Read::first(w[j] + offset);
@@ -60,7 +60,8 @@ GALVANI_INLINE void multiply_step(Vec (&acc)[kRows][kColumns], const float* x, c
 // One chunk of K for one tile: out[i][j] (kRows × kMaxColumns) = x row i · w row j. x is packed, k counts columns.
 // `ahead` is a weight row wanted soon; its lines are fetched along the way.
 template <typename Read, int kRows, int kColumns>
-void tile(const float* x, const unsigned char* w, int64_t row_bytes, int64_t k, const unsigned char* ahead, float* out) {
+void tile(const float* x, const unsigned char* w, int64_t row_bytes, int64_t k, const unsigned char* ahead,
+          float* out) {
   Vec acc[kRows][kColumns];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i)
@@ -92,8 +93,8 @@ void tile(const float* x, const unsigned char* w, int64_t row_bytes, int64_t k, 
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; j += 4)
       sum4(acc[i][j], j + 1 < kColumns ? acc[i][(j + 1) % kColumns] : zero(),
-           j + 2 < kColumns ? acc[i][(j + 2) % kColumns] : zero(), j + 3 < kColumns ? acc[i][(j + 3) % kColumns] : zero(),
-           out + i * kMaxColumns + j);
+           j + 2 < kColumns ? acc[i][(j + 2) % kColumns] : zero(),
+           j + 3 < kColumns ? acc[i][(j + 3) % kColumns] : zero(), out + i * kMaxColumns + j);
 }
 
 using TileFunction = void (*)(const float*, const unsigned char*, int64_t, int64_t, const unsigned char*, float*);
@@ -190,9 +191,12 @@ void run_block(const MatmulBlock& block) {
 
 GALVANI_INLINE void matmul_block(const MatmulBlock& block) {
   switch (block.dtype) {
-    case DType::kBF16: return run_block<ReadBF16>(block);
-    case DType::kF16: return run_block<ReadF16>(block);
-    default: return run_block<ReadF32>(block);
+    case DType::kBF16:
+      return run_block<ReadBF16>(block);
+    case DType::kF16:
+      return run_block<ReadF16>(block);
+    default:
+      return run_block<ReadF32>(block);
   }
 }
 

@@ -24,7 +24,8 @@ class GuardedWeight {
   GuardedWeight(Random& random, DType dtype, int64_t rows, int64_t columns) {
     const int64_t bytes = rows * columns * dtype_size(dtype), page = sysconf(_SC_PAGESIZE);
     mapped_ = (bytes + page - 1) / page * page + page;
-    base_ = static_cast<unsigned char*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    base_ =
+        static_cast<unsigned char*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (base_ == MAP_FAILED || mprotect(base_ + mapped_ - page, page, PROT_NONE) != 0) std::abort();
     unsigned char* data = base_ + mapped_ - page - bytes;
     for (int64_t i = 0; i < rows * columns; ++i) {
@@ -47,15 +48,18 @@ class GuardedWeight {
 };
 
 std::string name(DType dtype, int64_t m, int64_t n, int64_t k) {
-  return std::string(dtype_name(dtype)) + " M=" + std::to_string(m) + " N=" + std::to_string(n) + " K=" + std::to_string(k);
+  return std::string(dtype_name(dtype)) + " M=" + std::to_string(m) + " N=" + std::to_string(n) +
+         " K=" + std::to_string(k);
 }
 
-// |float32 sum − exact| ≤ (longest chain of roundings) · 2^−24 · Σ|x·w|; the narrowest lanes (4) give the longest chain.
+// |float32 sum − exact| ≤ (longest chain of roundings) · 2^−24 · Σ|x·w|; the narrowest lanes (4) give the longest
+// chain.
 bool within_bound(const MatmulArgs& args, const float* want, int64_t i, int64_t j) {
   const int64_t k = args.w.columns;
   double magnitude = args.bias ? std::fabs(args.bias[j]) : 0.0;
   for (int64_t c = 0; c < k; ++c)
-    magnitude += std::fabs(static_cast<double>(args.x[i * args.ldx + c]) * load_float(args.w.data, args.w.dtype, j * k + c));
+    magnitude +=
+        std::fabs(static_cast<double>(args.x[i * args.ldx + c]) * load_float(args.w.data, args.w.dtype, j * k + c));
   const double roundings = std::min(k, kMatmulChunk) / 4.0 + 8.0 + k / static_cast<double>(kMatmulChunk) + 2.0;
   return std::fabs(static_cast<double>(args.y[i * args.ldy + j]) - want[i * args.ldy + j]) <=
          roundings * 0x1.0p-24 * magnitude;
@@ -100,7 +104,8 @@ void same_bits(Random& random, DType dtype, int64_t n, int64_t k) {
   const std::vector<float> x = random.normals(kRows * k), bias = random.normals(n);
   ThreadPool one(1), two(2), five(5);
   std::vector<float> want(kRows * n);
-  for (int64_t i = 0; i < kRows; ++i) matmul({want.data() + i * n, n, x.data() + i * k, k, *weight, bias.data(), 1}, one);
+  for (int64_t i = 0; i < kRows; ++i)
+    matmul({want.data() + i * n, n, x.data() + i * k, k, *weight, bias.data(), 1}, one);
   std::vector<int64_t> sizes;
   for (int64_t m = 1; m <= 40; ++m) sizes.push_back(m);
   for (int64_t m : {95, 96, 97, 130, 210}) sizes.push_back(m);
@@ -110,11 +115,13 @@ void same_bits(Random& random, DType dtype, int64_t n, int64_t k) {
       std::vector<float> y(m * n);
       matmul({y.data(), n, x.data() + start * k, k, *weight, bias.data(), m}, *pool);
       EXPECT(std::memcmp(y.data(), want.data() + start * n, y.size() * sizeof(float)) == 0,
-             "bits depend on the batch or the threads: " + name(dtype, m, n, k) + ", " + std::to_string(pool->threads()) + " threads");
+             "bits depend on the batch or the threads: " + name(dtype, m, n, k) + ", " +
+                 std::to_string(pool->threads()) + " threads");
     }
   const int64_t size = dtype_size(dtype), columns = n - n / 3;
   std::vector<unsigned char> moved(columns * k * size + 1);
-  std::memcpy(moved.data() + 1, static_cast<const unsigned char*>((*weight).data) + n / 3 * k * size, columns * k * size);
+  std::memcpy(moved.data() + 1, static_cast<const unsigned char*>((*weight).data) + n / 3 * k * size,
+              columns * k * size);
   std::vector<float> part(5 * columns);
   matmul({part.data(), columns, x.data(), k, {moved.data() + 1, dtype, columns, k}, bias.data() + n / 3, 5}, two);
   bool equal = true;

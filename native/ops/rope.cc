@@ -20,8 +20,8 @@ std::vector<float> inverse_frequencies(int64_t width, float theta) {
 
 }  // namespace
 
-void rope_apply(float* x, int64_t ldx, int64_t rows, int64_t heads, int64_t head_dim, const float* cos, const float* sin,
-                ThreadPool& pool) {
+void rope_apply(float* x, int64_t ldx, int64_t rows, int64_t heads, int64_t head_dim, const float* cos,
+                const float* sin, ThreadPool& pool) {
   const int64_t half = head_dim / 2;
   for_row_blocks(pool, rows, heads * head_dim, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -41,13 +41,13 @@ void rope_apply(float* x, int64_t ldx, int64_t rows, int64_t heads, int64_t head
   });
 }
 
-void mrope_table(float* cos, float* sin, const int32_t* positions, int64_t rows, int64_t head_dim, const int32_t section[3],
-                 float theta) {
+void mrope_table(float* cos, float* sin, const int32_t* positions, int64_t rows, int64_t head_dim,
+                 const int32_t section[3], float theta) {
   const int64_t half = head_dim / 2;
   if (section[0] < 0 || section[1] < 0 || section[2] < 0 || section[0] + section[1] + section[2] != half)
-    throw Error(Code::kBadArgument, "mrope_table: sections " + std::to_string(section[0]) + ", " + std::to_string(section[1]) +
-                                        ", " + std::to_string(section[2]) + " do not sum to half the head dimension, " +
-                                        std::to_string(half));
+    throw Error(Code::kBadArgument, "mrope_table: sections " + std::to_string(section[0]) + ", " +
+                                        std::to_string(section[1]) + ", " + std::to_string(section[2]) +
+                                        " do not sum to half the head dimension, " + std::to_string(half));
   const std::vector<float> inverse = inverse_frequencies(head_dim, theta);
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t i = 0; i < half; ++i) {
@@ -61,7 +61,8 @@ void mrope_table(float* cos, float* sin, const int32_t* positions, int64_t rows,
 void vision_rope_table(float* cos, float* sin, const int32_t* position_hw, int64_t rows, int64_t head_dim) {
   const int64_t half = head_dim / 2, quarter = half / 2;
   if (head_dim % 4 != 0)
-    throw Error(Code::kBadArgument, "vision_rope_table: head dimension " + std::to_string(head_dim) + " is not a multiple of 4");
+    throw Error(Code::kBadArgument,
+                "vision_rope_table: head dimension " + std::to_string(head_dim) + " is not a multiple of 4");
   const std::vector<float> inverse = inverse_frequencies(half, 10000.0f);
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t axis = 0; axis < 2; ++axis)

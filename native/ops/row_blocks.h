@@ -16,8 +16,7 @@ void for_row_blocks(ThreadPool& pool, int64_t rows, int64_t cost, const Body& bo
     if (rows > 0) body(int64_t{0}, rows);
     return;
   }
-  pool.run((rows + block - 1) / block,
-           [&](int64_t task) { body(task * block, std::min(rows, (task + 1) * block)); });
+  pool.run((rows + block - 1) / block, [&](int64_t task) { body(task * block, std::min(rows, (task + 1) * block)); });
 }
 
 }  // namespace galvani

@@ -41,8 +41,8 @@ int32_t sample(const float* logits, int64_t vocab, const SampleOptions& options,
   if (vocab <= 0) throw Error(Code::kBadArgument, "sample: the vocabulary is empty");
   if (!(options.temperature >= 0.0f) || !(options.top_p > 0.0f) || options.top_p > 1.0f || options.top_k < 0)
     throw Error(Code::kBadArgument, "sample: temperature " + std::to_string(options.temperature) + " (≥ 0), top_k " +
-                                        std::to_string(options.top_k) + " (≥ 0), top_p " + std::to_string(options.top_p) +
-                                        " (in (0, 1])");
+                                        std::to_string(options.top_k) + " (≥ 0), top_p " +
+                                        std::to_string(options.top_p) + " (in (0, 1])");
   if (!(uniform >= 0.0 && uniform < 1.0))
     throw Error(Code::kBadArgument, "sample: uniform " + std::to_string(uniform) + " is outside [0, 1)");
   if (options.temperature == 0.0f) return argmax(logits, vocab);

@@ -14,7 +14,8 @@ float* thread_scratch(int64_t floats) {
   if (floats > size) {
     buffer.reset();  // never two generations at once
     size = 0;
-    buffer.reset(static_cast<float*>(::operator new[](static_cast<size_t>(floats) * sizeof(float), std::align_val_t{64})));
+    buffer.reset(
+        static_cast<float*>(::operator new[](static_cast<size_t>(floats) * sizeof(float), std::align_val_t{64})));
     size = floats;
   }
   return buffer.get();

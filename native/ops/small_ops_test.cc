@@ -71,7 +71,8 @@ void rope(Random& random) {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t i = 0; i < half; ++i) {
         const int axis = i < section[0] ? 0 : i < section[0] + section[1] ? 1 : 2;
-        const double angle = positions[axis * rows + r] * std::pow(1e6, -2.0 * static_cast<double>(i) / static_cast<double>(dims));
+        const double angle =
+            positions[axis * rows + r] * std::pow(1e6, -2.0 * static_cast<double>(i) / static_cast<double>(dims));
         // The angle itself is float32: half an ulp of it, and what its frequency's own roundings are worth.
         const double tolerance = 0x1.0p-24 * (2.0 + 8.0 * angle);
         table &= std::fabs(cos[r * half + i] - std::cos(angle)) <= tolerance;
@@ -103,7 +104,8 @@ void rope(Random& random) {
   for (int64_t r = 0; r < 3; ++r)
     for (int64_t i = 0; i < 40; ++i) {
       const double angle = hw[r * 2 + i / 20] * std::pow(1e4, -static_cast<double>(i % 20) / 20.0);
-      good &= std::fabs(cos[r * 40 + i] - std::cos(angle)) < 1e-5 && std::fabs(sin[r * 40 + i] - std::sin(angle)) < 1e-5;
+      good &=
+          std::fabs(cos[r * 40 + i] - std::cos(angle)) < 1e-5 && std::fabs(sin[r * 40 + i] - std::sin(angle)) < 1e-5;
     }
   EXPECT(good, "vision_rope_table: rows turn the first quarter, columns the second");
   const int32_t wrong[3] = {1, 2, 3};
@@ -162,7 +164,9 @@ void embedding(Random& random) {
       const float value = random.normal();
       const double wide = value;
       const uint16_t half = dtype == DType::kF16 ? float_to_f16(value) : float_to_bf16(value);
-      const void* from = dtype == DType::kF64 ? static_cast<const void*>(&wide) : dtype == DType::kF32 ? static_cast<const void*>(&value) : &half;
+      const void* from = dtype == DType::kF64   ? static_cast<const void*>(&wide)
+                         : dtype == DType::kF32 ? static_cast<const void*>(&value)
+                                                : &half;
       std::memcpy(&bytes[i * dtype_size(dtype)], from, dtype_size(dtype));
     }
     const Weight table{bytes.data(), dtype, vocab, width};
@@ -170,12 +174,14 @@ void embedding(Random& random) {
     embed_rows(out.data(), ld, ids.data(), static_cast<int64_t>(ids.size()), table);
     bool equal = true;
     for (size_t r = 0; r < ids.size(); ++r) {
-      for (int64_t c = 0; c < width; ++c) equal &= out[r * ld + c] == load_float(bytes.data(), dtype, ids[r] * width + c);
+      for (int64_t c = 0; c < width; ++c)
+        equal &= out[r * ld + c] == load_float(bytes.data(), dtype, ids[r] * width + c);
       equal &= out[r * ld + width] == 777.0f;
     }
     EXPECT(equal, std::string("embed_rows, ") + dtype_name(dtype));
     for (int32_t bad : {-1, 50})
-      EXPECT(code_of([&] { embed_rows(out.data(), ld, &bad, 1, table); }) == Code::kBadArgument, "an id outside the table");
+      EXPECT(code_of([&] { embed_rows(out.data(), ld, &bad, 1, table); }) == Code::kBadArgument,
+             "an id outside the table");
   }
 }
 
@@ -225,9 +231,18 @@ void sampling(Random& random) {
       EXPECT(worst < 1.1 / 20000, "sample: shares differ from the distribution by " + std::to_string(worst));
     }
   }
-  EXPECT(code_of([&] { sample(p.data(), vocab, {1.0f, 0, 0.0f}, 0.5); }) == Code::kBadArgument, "top_p 0 must be refused");
-  EXPECT(code_of([&] { sample(p.data(), vocab, {1.0f, 0, 1.0f}, 1.0); }) == Code::kBadArgument, "uniform 1 must be refused");
-  EXPECT(code_of([&] { sample(p.data(), vocab, {-1.0f, 0, 1.0f}, 0.5); }) == Code::kBadArgument, "a negative temperature");
+  EXPECT(code_of([&] {
+           sample(p.data(), vocab, {1.0f, 0, 0.0f}, 0.5);
+         }) == Code::kBadArgument,
+         "top_p 0 must be refused");
+  EXPECT(code_of([&] {
+           sample(p.data(), vocab, {1.0f, 0, 1.0f}, 1.0);
+         }) == Code::kBadArgument,
+         "uniform 1 must be refused");
+  EXPECT(code_of([&] {
+           sample(p.data(), vocab, {-1.0f, 0, 1.0f}, 0.5);
+         }) == Code::kBadArgument,
+         "a negative temperature");
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 /** Builds and runs the plain C++ test executables (native/<room>/<name>_test.cc), which print "N passed, N failed". */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
@@ -71,4 +71,17 @@ export function runNativeTest(
   const counts = /^(\d+) passed, (\d+) failed$/m.exec(output);
   if (!counts) throw new Error(`${name} ended with ${result.signal ?? result.status} before it counted:\n${output}`);
   return { passed: Number(counts[1]), failed: Number(counts[2]), output };
+}
+
+/** Weak and unique-global symbols of the library's object files whose path matches, by path. */
+export function weakSymbolsOf(pattern: RegExp): Record<string, string[]> {
+  const objects = readdirSync(`${folder}/CMakeFiles/galvani_core.dir`, { recursive: true, encoding: 'utf8' });
+  const matching = objects.filter((path) => pattern.test(path));
+  return Object.fromEntries(
+    matching.map((path) => {
+      const result = spawnSync('nm', ['-C', `${folder}/CMakeFiles/galvani_core.dir/${path}`], { encoding: 'utf8' });
+      if (result.status !== 0) throw new Error(`nm ${path}: ${result.error ?? result.stderr}`);
+      return [path, result.stdout.split('\n').filter((line) => /^[0-9a-f ]+ [WVuwv] /.test(line))];
+    }),
+  );
 }

@@ -1,0 +1,60 @@
+/**
+ * Causal attention beside torch on the CPU, 28 query and 4 KV heads of 128, hooks off and on.
+ *
+ *   node bench/attention.mjs [--rounds 5]
+ *
+ * Hooks on: one segment of keys knocked out and one scaled and biased for half the rows and heads; masses of four
+ * segments, entropy and logsumexp of every row and head read out. torch has no such call: "eager" is what transformers
+ * runs when attention weights are wanted, without the read-outs; "sdpa" is the fused call, which cannot give them.
+ */
+import { parseArgs } from 'node:util';
+import { decodeFloats, findPeer, interleave, threads, Worker } from './peer.mjs';
+import { circumstances, save, speedTable, summarise } from './report.mjs';
+
+const { values } = parseArgs({ options: { rounds: { type: 'string', default: '5' } } });
+const rounds = Number(values.rounds);
+
+const model = { heads: 28, kvHeads: 4, headDim: 128 };
+const cases = [
+  ...[512, 2048, 4096].map((keys) => ({ name: `prefill ${keys}`, ...model, rows: keys, keys })),
+  ...[2048, 16384].map((keys) => ({ name: `one row after ${keys - 1}`, ...model, rows: 1, keys })),
+  { name: 'vision, 1024 patches, 16 heads of 80', heads: 16, kvHeads: 16, headDim: 80, rows: 1024, keys: 1024 },
+];
+
+const peer = await findPeer();
+const record = circumstances(peer);
+if (peer.missing) console.log(`no peer, galvani alone: ${peer.missing}`);
+const ours = Worker.start('galvani', null, './ops_ours.mjs', [threads]);
+const sides = [
+  { name: 'galvani', worker: ours, hooks: false },
+  { name: 'galvani, hooks', worker: ours, hooks: true },
+];
+if (!peer.missing) {
+  for (const how of ['sdpa', 'eager'])
+    sides.push({
+      name: `torch ${how}`,
+      worker: Worker.start(`torch ${how}`, peer.python, './ops_peer.py', [threads]),
+      how,
+    });
+}
+
+const rows = [];
+for (const { name, ...shape } of cases) {
+  const ask = ({ worker, how, hooks }, more) =>
+    worker.ask({ op: 'attention', ...shape, how, hooks, leastMs: 20, ...more });
+  const last = [];
+  for (const side of sides) if (!side.hooks) last.push(decodeFloats((await ask(side, { check: true })).y));
+  for (const theirs of last.slice(1)) {
+    const off = Math.max(...theirs.map((y, i) => Math.abs(y - last[0][i])));
+    if (!(off < 1e-4)) throw new Error(`${name}: differs from torch by ${off}`);
+  }
+  const samples = await interleave(sides, rounds, async (side) => (await ask(side)).ms);
+  // Multiply-adds of the visible (row, key) pairs, two per element of the head.
+  const pairs = shape.rows * (shape.keys - shape.rows) + (shape.rows * (shape.rows + 1)) / 2;
+  const count = (4 * pairs * shape.heads * shape.headDim) / 1e9;
+  rows.push(summarise({ name, samples, count, unit: 'GFLOP/s', target: 1, against: 'torch sdpa' }));
+  console.log(`  ${rows.length} of ${cases.length}: ${name}`);
+}
+for (const worker of new Set(sides.map((side) => side.worker))) await worker.close();
+console.log(`\n${threads} threads\n${speedTable(rows)}`);
+save('attention', { ...record, rounds, rows });

@@ -1,0 +1,117 @@
+/** galvani's side of matmul.mjs and attention.mjs: one op per request, through the addon's NativeOps. */
+import { createInterface } from 'node:readline';
+import { native } from '../dist/native.js';
+import { encodeFloats } from './peer.mjs';
+
+const [threads] = process.argv.slice(2).map(Number);
+const ops = new (native().NativeOps)(threads);
+
+/** The same cheap numbers as ops_peer.py makes: 128 values of 7 bits, exact in every float type. */
+function values(count, seed, scale) {
+  const out = new Float32Array(count);
+  for (let i = 0; i < count; i++)
+    out[i] = ((((i % 1048573) * 8121 + seed * 28411) % 134456) % 128) * scale - 64 * scale;
+  return out;
+}
+
+/** The top halves of float32 values: their bf16. */
+function bf16(floats) {
+  const words = new Uint32Array(floats.buffer);
+  const out = new Uint16Array(words.length);
+  for (let i = 0; i < words.length; i++) out[i] = words[i] >>> 16;
+  return new Uint8Array(out.buffer);
+}
+
+/** Milliseconds per call after one call to warm up; repeats until a sample is long enough to time. */
+function time(call, leastMs) {
+  call();
+  let calls = 0;
+  const start = performance.now();
+  do {
+    call();
+    calls++;
+  } while (performance.now() - start < leastMs);
+  return (performance.now() - start) / calls;
+}
+
+let made = { key: '' };
+function once(key, make) {
+  if (made.key !== key) made = { key: '' }; // frees the last case first
+  if (made.key !== key) made = { key, ...make() };
+  return made;
+}
+
+const handlers = {
+  matmul({ m, n, k, dtype, leastMs, check }) {
+    const { request } = once(`${m} ${n} ${k} ${dtype}`, () => {
+      const w = values(n * k, 2, 2 ** -9);
+      const weights = dtype === 'BF16' ? bf16(w) : new Uint8Array(w.buffer);
+      return { request: { m, n, k, dtype, w: weights, x: values(m * k, 1, 2 ** -6), y: new Float32Array(m * n) } };
+    });
+    if (check) {
+      ops.matmul(request);
+      return { y: encodeFloats(request.y.slice(0, 64)) };
+    }
+    return { ms: time(() => ops.matmul(request), leastMs) };
+  },
+
+  attention({ heads, kvHeads, headDim, rows, keys, hooks, leastMs, check }) {
+    const { request } = once(JSON.stringify([heads, kvHeads, headDim, rows, keys, hooks]), () => {
+      const scale = 2 ** -5;
+      const limit = Int32Array.from({ length: rows }, (_, i) => keys - rows + i);
+      const pages = Math.ceil(keys / 64); // as the engine's cache hands keys over
+      const segments = 4;
+      const segmentOf = (page) => Math.floor((page * segments) / pages);
+      const runs = Int32Array.from(
+        Array.from({ length: pages }, (_, p) => [64 * p, Math.min(64, keys - 64 * p), segmentOf(p)]).flat(),
+      );
+      const base = {
+        ...{ heads, kvHeads, headDim, rows, keys, limit, runs, scale: headDim ** -0.5 },
+        q: values(rows * heads * headDim, 1, scale),
+        k: values(kvHeads * keys * headDim, 2, scale),
+        v: values(kvHeads * keys * headDim, 3, scale),
+        out: new Float32Array(rows * heads * headDim),
+      };
+      if (!hooks) return { request: base };
+      // Second half of the rows: one segment knocked out for even heads, another one scaled and biased.
+      const cells = 2 * 2 * pages;
+      const edited = (p) => 3 * pages + p; // head class 1, row class 1
+      const edits = {
+        ...{ headClasses: 2, rowClasses: 2 },
+        headClass: Uint8Array.from({ length: heads }, (_, h) => Number(h % 2 === 0)),
+        rowClass: Uint8Array.from({ length: rows }, (_, r) => Number(2 * r >= rows)),
+        gamma: new Float32Array(cells).fill(1),
+        beta: new Float32Array(cells),
+        blocked: new Uint8Array(cells),
+      };
+      for (let p = 0; p < pages; p++) {
+        if (segmentOf(p) === 1) edits.blocked[edited(p)] = 1;
+        if (segmentOf(p) === 2) {
+          edits.gamma[edited(p)] = 0.5;
+          edits.beta[edited(p)] = -1;
+        }
+      }
+      const captures = {
+        ...{ segments, mass: new Float32Array(rows * heads * segments) },
+        ...{ entropy: new Float32Array(rows * heads), lse: new Float32Array(rows * heads) },
+      };
+      return { request: { ...base, edits, ...captures } };
+    });
+    if (check) {
+      ops.attention(request);
+      return { y: encodeFloats(request.out.slice(-heads * headDim)) };
+    }
+    return { ms: time(() => ops.attention(request), leastMs) };
+  },
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  let answer;
+  try {
+    const request = JSON.parse(line);
+    answer = handlers[request.op](request);
+  } catch (error) {
+    answer = { error: error.stack };
+  }
+  process.stdout.write(`${JSON.stringify(answer)}\n`);
+}
