@@ -10,6 +10,7 @@ import { Engine } from '../engine.js';
 import { GalvaniError } from '../errors.js';
 import type { DecoderConfig } from '../models/family.js';
 import { folderFingerprint, graftFingerprint } from '../run/fingerprint.js';
+import { contentKey } from '../run/key.js';
 import { type Measurement, takeMeasurements } from '../run/measurements.js';
 import type { Plan } from '../run/plan.js';
 import { type ProgressDisplay, silent } from '../run/progress.js';
@@ -220,7 +221,8 @@ async function prepare(
   const named = (names: readonly string[]): PlanModel[] => names.map((name) => models.get(name)!);
   const draw = drawer(study.seed);
   const steps: Prepared['steps'][number][] = [];
-  const facts: Record<string, unknown> = { layers, cuts, regions: regions(layers, cuts), groups: data.groups };
+  const facts: Record<string, unknown> = { layers, cuts, regions: regions(layers, cuts) };
+  if (data.items.length > 0) facts.groups = data.groups;
   const { localize, attend, characterize, transfer, freeze } = study.experiments;
 
   if (selected.includes('localize') && localize?.vision) {
@@ -293,11 +295,12 @@ async function prepare(
     format: 1,
     galvani: packageVersion(),
     node: process.versions.node,
-    definition: asJson({
-      ...study,
-      experiments: Object.fromEntries(selected.map((name) => [name, study.experiments[name]])),
-    }) as JsonObject,
+    definition: asJson(study) as JsonObject,
     models: records,
+    data: {
+      ...(data.items.length > 0 ? { items: contentKey(data.items) } : {}),
+      ...(data.pairs.length > 0 ? { pairs: contentKey(data.pairs) } : {}),
+    },
     facts: asJson(facts) as JsonObject,
   };
   return { record, fingerprint, decoder, steps };

@@ -62,7 +62,8 @@ interface Facts {
   readonly layers: number;
   readonly cuts: Cuts;
   readonly regions: readonly Region[];
-  readonly groups: TaskGroups;
+  /** Absent while no experiment has read questions. */
+  readonly groups?: TaskGroups;
   readonly flaws?: readonly PairFlaw[];
   readonly transfer?: Pick<TransferResult, 'policy' | 'cuts' | 'models'>;
 }
@@ -89,7 +90,7 @@ export function summarize(dir: string): Summary {
       description: study.description ?? null,
       seed,
       protocol: study.protocol,
-      groups: facts.groups,
+      groups: facts.groups ?? { vision: [], visualReasoning: [], textReasoning: [] },
     },
     models: record.models,
     layers: facts.layers,

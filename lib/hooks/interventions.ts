@@ -1,4 +1,4 @@
-/** Builders of the interventions the field has names for. Each returns plain records; see METHODS in docs/study.md. */
+/** Builders of the interventions the field has names for. Each returns plain records; METHODS is docs/methods.md. */
 import { GalvaniError } from '../errors.js';
 import type { Intervention, Phase, Site, SpanRef, Tower, TrialSource } from '../types.js';
 

@@ -10,13 +10,15 @@ export interface ProgressState {
 export interface ProgressDisplay {
   start(title: string, total: number): void;
   update(state: ProgressState): void;
+  /** Where the request under way is: "prefill", 0.4. */
+  within(stage: string, share: number): void;
   /** Ends the current bar or prints the last line. */
   finish(): void;
   /** A line for people, above the bar. */
   note(text: string): void;
 }
 
-export const silent: ProgressDisplay = { start() {}, update() {}, finish() {}, note() {} };
+export const silent: ProgressDisplay = { start() {}, update() {}, within() {}, finish() {}, note() {} };
 
 const lineEveryMs = 4000;
 
@@ -30,28 +32,44 @@ function details({ failed = 0, skipped = 0 }: ProgressState): string {
   return parts.length > 0 ? ` (${parts.join(', ')})` : '';
 }
 
+/** From the pace of what was computed, not of what the ledger already had. */
+function timeLeft({ done, skipped = 0 }: ProgressState, total: number, startMs: number): string {
+  if (done <= skipped || done >= total) return '';
+  const seconds = ((Date.now() - startMs) / 1000 / (done - skipped)) * (total - done);
+  return ` · about ${seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math.ceil(seconds / 60)} min`} left`;
+}
+
+const stageText = (stage: string, share: number): string => ` · ${stage} ${Math.round(100 * share)} %`;
+
 function bars(stream: NodeJS.WriteStream): ProgressDisplay {
   let bar: SingleBar | undefined;
+  let total = 0;
+  let startMs = 0;
   const stop = (): void => {
     bar?.stop();
     bar = undefined;
   };
   return {
-    start(title, total) {
+    start(title, newTotal) {
       stop();
+      total = newTotal;
+      startMs = Date.now();
       bar = new cliProgress.SingleBar({
         stream,
-        format: `${title.padEnd(14)} {bar} {value}/{total} · {duration_formatted} · about {eta_formatted} left{details}`,
+        format: `${title.padEnd(14)} {bar} {value}/{total} · {duration_formatted}{left}{details}{stage}`,
         barsize: 28,
         barCompleteChar: '█',
         barIncompleteChar: '░',
         hideCursor: true,
         gracefulExit: false, // SIGINT is the run's: it finishes the batch under way
       });
-      bar.start(total, 0, { details: '' });
+      bar.start(total, 0, { left: '', details: '', stage: '' });
     },
     update(state) {
-      bar?.update(state.done, { details: details(state) });
+      bar?.update(state.done, { left: timeLeft(state, total, startMs), details: details(state), stage: '' });
+    },
+    within(stage, share) {
+      bar?.update({ stage: stageText(stage, share) });
     },
     finish: stop,
     note(text) {
@@ -65,12 +83,13 @@ function lines(stream: NodeJS.WriteStream): ProgressDisplay {
   let total = 0;
   let startMs = 0;
   let lastMs = 0;
-  let last: ProgressState | undefined;
-  const print = (state: ProgressState): void => {
+  let state: ProgressState = { done: 0 };
+  let isPrinted = true;
+  const print = (stage = ''): void => {
     const seconds = (Date.now() - startMs) / 1000;
-    stream.write(`${title}: ${state.done}/${total} after ${seconds.toFixed(1)} s${details(state)}\n`);
+    stream.write(`${title}: ${state.done}/${total} after ${seconds.toFixed(1)} s${details(state)}${stage}\n`);
     lastMs = Date.now();
-    last = undefined;
+    isPrinted = true;
   };
   return {
     start(newTitle, newTotal) {
@@ -78,14 +97,19 @@ function lines(stream: NodeJS.WriteStream): ProgressDisplay {
       total = newTotal;
       startMs = Date.now();
       lastMs = startMs;
-      last = undefined;
+      state = { done: 0 };
+      isPrinted = true;
     },
-    update(state) {
-      last = state;
-      if (Date.now() - lastMs >= lineEveryMs) print(state);
+    update(next) {
+      state = next;
+      isPrinted = false;
+      if (Date.now() - lastMs >= lineEveryMs) print();
+    },
+    within(stage, share) {
+      if (Date.now() - lastMs >= lineEveryMs) print(stageText(stage, share));
     },
     finish() {
-      if (last) print(last);
+      if (!isPrinted) print();
     },
     note(text) {
       stream.write(`${text}\n`);

@@ -27,6 +27,8 @@ export interface RunRecord {
   /** The study as it was asked, defaults filled in. */
   readonly definition: JsonObject;
   readonly models: readonly RunModel[];
+  /** Content hashes of the questions read, by kind: 'items', 'pairs'. */
+  readonly data: Readonly<Record<string, string>>;
   /** What the report needs and no row carries, such as region cuts. */
   readonly facts: JsonObject;
 }
@@ -70,12 +72,27 @@ export function readRunRecord(dir: string): RunRecord {
   return record;
 }
 
-/** What decides whether the plan rows on disk still belong to the question asked. */
-function identity(record: RunRecord): string {
-  return contentKey({
-    definition: record.definition,
-    models: record.models.map(({ name, fingerprint }) => [name, fingerprint]),
-  });
+/**
+ * The record of a run that asks another part of the same study: models and facts of both. Undefined when the question
+ * changed: another definition, other weights under the same name, or edited questions.
+ */
+function joined(before: RunRecord, now: RunRecord): RunRecord | undefined {
+  if (contentKey(before.definition) !== contentKey(now.definition)) return undefined;
+  const known = new Map(before.models.map((model) => [model.name, model]));
+  for (const model of now.models) {
+    const old = known.get(model.name);
+    if (old && old.fingerprint !== model.fingerprint) return undefined;
+    known.set(model.name, model);
+  }
+  for (const [kind, hash] of Object.entries(now.data)) {
+    if (before.data[kind] !== undefined && before.data[kind] !== hash) return undefined;
+  }
+  return {
+    ...now,
+    data: { ...before.data, ...now.data },
+    models: [...known.values()],
+    facts: { ...before.facts, ...now.facts },
+  };
 }
 
 export class RunDir implements Disposable {
@@ -85,8 +102,9 @@ export class RunDir implements Disposable {
   readonly #plan: JsonLines<PlanRow>;
 
   /**
-   * Opens a run directory for writing, creating it when needed. A changed question (definition or models) drops this
-   * shard's plan rows but keeps the ledger: what was computed for the same trial is never computed again.
+   * Opens a run directory for writing, creating it when needed. Another part of the same study adds to it. A changed
+   * question (definition, weights or data) drops this shard's plan rows but keeps the ledger: what was computed for the same
+   * trial is never computed again.
    * @throws LEDGER when another process writes the same shard or a file is damaged.
    */
   constructor(dir: string, record: RunRecord, shard: Shard = wholeRun) {
@@ -95,8 +113,10 @@ export class RunDir implements Disposable {
     const planPath = join(dir, shardFile('plan', shard));
     this.ledger = new Ledger(join(dir, shardFile('ledger', shard)));
     try {
-      if (changed(dir, record)) rmSync(planPath, { force: true });
-      writeAtomic(join(dir, 'run.json'), `${JSON.stringify(record, null, 2)}\n`);
+      const before = existingRecord(dir);
+      const kept = before && joined(before, record);
+      if (!kept) rmSync(planPath, { force: true });
+      writeAtomic(join(dir, 'run.json'), `${JSON.stringify(kept ?? record, null, 2)}\n`);
       this.#plan = new JsonLines<PlanRow>(planPath);
     } catch (cause) {
       this.ledger.close();
@@ -122,11 +142,11 @@ export class RunDir implements Disposable {
   }
 }
 
-function changed(dir: string, record: RunRecord): boolean {
+function existingRecord(dir: string): RunRecord | undefined {
   try {
-    return identity(readRunRecord(dir)) !== identity(record);
+    return readRunRecord(dir);
   } catch (cause) {
-    if (cause instanceof GalvaniError && cause.code === 'FILE_NOT_FOUND') return true;
+    if (cause instanceof GalvaniError && cause.code === 'FILE_NOT_FOUND') return undefined;
     throw cause;
   }
 }

@@ -3,7 +3,7 @@
  * row per trial before it counts. A trial that failed in an earlier run is tried again, once per run.
  */
 
-import type { TrialOutcome, TrialRunner } from '../engine.js';
+import type { RunStage, TrialOutcome, TrialRunner } from '../engine.js';
 import { fromNative, GalvaniError } from '../errors.js';
 import type { RunStats, Trial, TrialResult } from '../types.js';
 import { contentKey, references, trialKeys } from './key.js';
@@ -41,6 +41,8 @@ export interface PlanLog {
 export interface ProgressSink {
   /** `done` counts trials of this shard that need no more work. */
   update(state: { done: number; failed: number; skipped: number }): void;
+  /** Where the request under way is; a request of a large model takes minutes. */
+  within?(stage: RunStage, share: number): void;
 }
 
 export interface ExecuteOptions {
@@ -163,7 +165,7 @@ class Execution {
 
   /** New ledger rows of the bundles; a request that is refused as a whole is split until the culprit stands alone. */
   async #run(batch: readonly Pending[]): Promise<LedgerRow[]> {
-    const { engine, signal, ledger } = this.#options;
+    const { engine, signal, ledger, progress } = this.#options;
     const request = new Map<string, PlannedTrial>(); // one entry per key: equal trials are one computation
     for (const { send, keys } of batch) {
       for (const planned of send) {
@@ -175,7 +177,12 @@ class Execution {
     let outcomes: readonly TrialOutcome[];
     try {
       const trials = [...request.values()].map(({ trial }) => trial);
-      const response = await engine.run(trials, signal ? { signal } : {});
+      const response = await engine.run(trials, {
+        ...(signal ? { signal } : {}),
+        ...(progress?.within
+          ? { onProgress: ({ stage, done, total }) => progress.within?.(stage, total > 0 ? done / total : 1) }
+          : {}),
+      });
       outcomes = response.outcomes;
       this.#stats = addStats(this.#stats, response.stats);
     } catch (cause) {

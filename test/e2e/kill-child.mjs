@@ -53,7 +53,7 @@ const engine = {
   },
 };
 
-const record = { format: 1, galvani: '0', node: '0', definition: {}, models: [], facts: {} };
+const record = { format: 1, galvani: '0', node: '0', definition: {}, models: [], data: {}, facts: {} };
 const run = new RunDir(dir, record);
 await execute({
   engine,

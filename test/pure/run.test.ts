@@ -256,6 +256,7 @@ describe('the file', () => {
       node: '20',
       definition: { items },
       models: [],
+      data: {},
       facts: {},
     });
     {
@@ -278,6 +279,42 @@ describe('the file', () => {
   });
 });
 
+test('another part of the same study adds to a run; other weights start its plan anew', () => {
+  const record = (
+    name: string,
+    fingerprint: string,
+    facts: RunRecord['facts'],
+    data: RunRecord['data'] = {},
+  ): RunRecord => ({
+    format: 1,
+    galvani: '0',
+    node: '20',
+    definition: { study: 1 },
+    models: [{ name, dir: name, fingerprint, layers: 2 }],
+    data,
+    facts,
+  });
+  const plan = (...args: Parameters<typeof record>): void => {
+    using open = new RunDir(dir, record(...args));
+    open.planLog.append([{ experiment: args[0], key: args[1], meta: {} }]);
+    open.ledger.append([]);
+  };
+  plan('a', '1', { cuts: [1, 2] });
+  plan('b', '2', { flaws: [] });
+  expect(readRunRecord(dir)).toMatchObject({
+    models: [{ name: 'a' }, { name: 'b' }],
+    facts: { cuts: [1, 2], flaws: [] },
+  });
+  expect(mergeRun(dir).plan.map(({ experiment }) => experiment)).toEqual(['a', 'b']);
+  plan('a', '3', {});
+  expect(readRunRecord(dir).models.map(({ name }) => name)).toEqual(['a']);
+  expect(mergeRun(dir).plan.map(({ key }) => key)).toEqual(['3']);
+  plan('b', '4', {}, { items: 'as they were' });
+  expect(mergeRun(dir).plan).toHaveLength(2);
+  plan('b', '4', {}, { items: 'edited' });
+  expect(mergeRun(dir).plan).toHaveLength(1);
+});
+
 describe('shards', () => {
   test('every group belongs to exactly one shard, and the merge is the whole run', async () => {
     const groups = Array.from({ length: 200 }, (_, i) => `pair ${i}`);
@@ -285,7 +322,7 @@ describe('shards', () => {
     expect(owned.flat().sort()).toEqual([...groups].sort());
     for (const part of owned) expect(part.length).toBeGreaterThan(40);
 
-    const record: RunRecord = { format: 1, galvani: '0', node: '20', definition: {}, models: [], facts: {} };
+    const record: RunRecord = { format: 1, galvani: '0', node: '20', definition: {}, models: [], data: {}, facts: {} };
     for (const index of [0, 1, 2]) {
       using open = new RunDir(dir, record, { index, count: 3 });
       const { ledger, planLog } = open;
