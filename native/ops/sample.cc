@@ -32,7 +32,7 @@ double kl_divergence(const float* p_logits, const float* q_logits, int64_t vocab
   double sum = 0.0;
   for (int64_t i = 0; i < vocab; ++i) {
     const double log_p = p_logits[i] - p_lse, p = std::exp(log_p);
-    if (p > 0.0) sum += p * (log_p - (q_logits[i] - q_lse));  // 0 · log 0 = 0
+    if (p != 0.0) sum += p * (log_p - (q_logits[i] - q_lse));  // 0 · log 0 = 0; NaN stays NaN
   }
   return sum;
 }
@@ -49,7 +49,9 @@ int32_t sample(const float* logits, int64_t vocab, const SampleOptions& options,
 
   std::vector<int32_t> order(vocab);
   std::iota(order.begin(), order.end(), 0);
-  const auto before = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
+  // NaN last: a comparison that is no order would send std::sort out of bounds.
+  const auto key = [&](int32_t i) { return std::isnan(logits[i]) ? -std::numeric_limits<float>::infinity() : logits[i]; };
+  const auto before = [&](int32_t a, int32_t b) { return key(a) != key(b) ? key(a) > key(b) : a < b; };
   int64_t kept = vocab;
   if (options.top_k > 0 && options.top_k < vocab) {
     kept = options.top_k;
