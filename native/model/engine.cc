@@ -29,16 +29,6 @@ double now_ms() {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Rows of one image inside a prompt-wide numbering, e.g. patches of image 1 after those of image 0.
-RowRanges clip(const RowRanges& ranges, int32_t first, int32_t count) {
-  RowRanges clipped;
-  for (const RowRange& range : ranges) {
-    const int32_t begin = std::max(range.begin, first), end = std::min(range.end, first + count);
-    if (begin < end) clipped.push_back({begin - first, end - first});
-  }
-  return clipped;
-}
-
 class Runner {
  public:
   Runner(const Request& request, ThreadPool& pool, const RunControl& control)
@@ -88,9 +78,8 @@ class Runner {
   void see() {
     job_of_.resize(trials());
     if (!config_.vision) return;
-    std::vector<int32_t> order = source_first_order();
     std::map<std::string, int32_t> known;
-    for (int32_t t : order) {
+    for (int32_t t : source_first_order(request_)) {
       const TrialInput& input = trial(t);
       int32_t first_patch = 0;
       for (size_t place = 0; place < prompt_of(t).images.size(); ++place) {
@@ -107,7 +96,7 @@ class Runner {
         add(job.projector);
         bool captures = false;
         for (const Edit& edit : input.edits) {
-          if (edit.tower == Tower::kDecoder) continue;
+          if (edit.tower == Tower::kDecoder || !edit.prefill) continue;  // images are prompt rows
           if (edit.captures()) {
             captures = true;
             continue;
@@ -116,18 +105,22 @@ class Runner {
           const int32_t unit = edit.tower == Tower::kProjector ? config_.vision->merge_size * config_.vision->merge_size : 1;
           bound.edit.rows = clip(edit.rows, first_patch / unit, patches / unit);
           if (bound.edit.rows.empty()) continue;
-          if (edit.source >= 0) bind_source(t, place, edit, unit, first_patch / unit, patches / unit, bound);
+          if (edit.source >= 0) bind_source(place, edit, unit, bound);
           key += bound.edit.content();
+          add(edit.layers.size());
           for (int32_t layer : edit.layers) add(layer);
           add(bound.source);
           job.edits.push_back(std::move(bound));
         }
-        if (captures) add(t);
+        if (captures) {
+          add(t);
+          add(place);  // an image may come twice in a prompt
+        }
         const auto [it, fresh] = known.try_emplace(key, static_cast<int32_t>(jobs_.size()));
         if (fresh) {
           if (captures)
             for (auto& sink : sinks_[t])
-              if (sink->edit().tower != Tower::kDecoder) job.captures.emplace_back(sink.get(), first_patch);
+              if (sink->edit().tower != Tower::kDecoder && sink->edit().prefill) job.captures.emplace_back(sink.get(), first_patch);
           jobs_.push_back(std::move(job));
           response_.stats.vision_layer_rows += int64_t{patches} * config_.vision->layers;
         }
@@ -154,36 +147,14 @@ class Runner {
     }
   }
 
-  void bind_source(int32_t t, size_t place, const Edit& edit, int32_t unit, int32_t first, int32_t count, VisionJob::Bound& bound) {
+  // The source run's image in the same place; validate() has compared the rows.
+  void bind_source(size_t place, const Edit& edit, int32_t unit, VisionJob::Bound& bound) {
     const PromptInput& from = prompt_of(edit.source);
     int32_t source_first = 0;
     for (size_t p = 0; p < place; ++p) source_first += static_cast<int32_t>(request_.images[from.images[p].image].patches()) / unit;
     const int32_t source_count = static_cast<int32_t>(request_.images[from.images[place].image].patches()) / unit;
     bound.source = job_of_[edit.source][place];
     bound.edit.source_rows = clip(edit.source_rows, source_first, source_count);
-    int64_t rows = 0, source_rows = 0;
-    for (const RowRange& range : bound.edit.rows) rows += range.end - range.begin;
-    for (const RowRange& range : bound.edit.source_rows) source_rows += range.end - range.begin;
-    if (source_rows == 0 || (edit.op == EditOp::kPatch && rows != source_rows))
-      throw Error(Code::kShapeMismatch, "trial " + std::to_string(t) + ": image " + std::to_string(place) + " has " + std::to_string(rows) +
-                                            " rows in the span, the source's image " + std::to_string(source_rows) + " (rows " +
-                                            std::to_string(first) + "…" + std::to_string(first + count) + ")");
-  }
-
-  std::vector<int32_t> source_first_order() const {
-    std::vector<int32_t> order;
-    std::vector<uint8_t> state(trials(), 0);  // 1: being placed, 2: placed
-    const std::function<void(int32_t)> place = [&](int32_t t) {
-      if (state[t] == 2) return;
-      if (state[t] == 1) throw Error(Code::kBadArgument, "trials: the source runs of interventions form a circle");
-      state[t] = 1;
-      for (const Edit& edit : trial(t).edits)
-        if (edit.source >= 0) place(edit.source);
-      state[t] = 2;
-      order.push_back(t);
-    };
-    for (int32_t t = 0; t < trials(); ++t) place(t);
-    return order;
   }
 
   // ---- prefill ----------------------------------------------------------------------------------------------------
@@ -323,14 +294,15 @@ class Runner {
     return logits;
   }
 
-  void edit_logits(int32_t t, int32_t row, float* logits, bool prefill) {
+  // Edits logits of the listed rows of one trial, (count, V).
+  void edit_logits(int32_t t, const int32_t* rows, int32_t count, float* logits, bool prefill) {
     const int64_t V = decoder_.vocab;
-    const RowBlock one{0, &row, 1};
+    const RowBlock block{0, rows, count};
     for (const Edit& edit : trial(t).edits) {
       if (edit.site != Site::kLogits || edit.captures() || !(prefill ? edit.prefill : edit.decode)) continue;
       const SourceRow source = [&](int32_t from) -> const float* { return prompt_logits(edit.source, from); };
       const SourceRow own = [&](int32_t from) -> const float* { return prompt_logits(t, from); };
-      apply_edit(edit, logits, V, V, 0, {&one, 1}, source, own, prompt_of(t).rows());
+      apply_edit(edit, logits, V, V, 0, {&block, 1}, source, own, prompt_of(t).rows());
     }
   }
 
@@ -357,7 +329,7 @@ class Runner {
             for (int32_t row : expand(edit.rows, n)) own[row] = true;
           if (edit.source >= 0)
             for (int32_t row : expand(edit.source_rows, kOpenEnd)) wanted.emplace_back(edit.source, row);
-          else if (edit.op == EditOp::kMean && !edit.vector)
+          else if (edit.own_mean())
             for (int32_t row : expand(edit.rows, n)) own[row] = true;
         }
       for (auto [row, yes] : own) wanted.emplace_back(t, row);
@@ -378,7 +350,11 @@ class Runner {
     }
     logits_ = logits_of(last_x_, rows, heads);
     const int64_t V = decoder_.vocab;
-    for (auto [t, row] : wanted) edit_logits(t, row, logits_.data() + logit_rows_[{t, row}] * V, true);
+    for (size_t at = 0, end = 0; at < wanted.size(); at = end) {
+      std::vector<int32_t> of_trial;
+      for (; end < wanted.size() && wanted[end].first == wanted[at].first; ++end) of_trial.push_back(wanted[end].second);
+      edit_logits(wanted[at].first, of_trial.data(), static_cast<int32_t>(of_trial.size()), logits_.data() + static_cast<int64_t>(at) * V, true);
+    }
     for (int32_t t = 0; t < trials(); ++t) {
       const int32_t n = prompt_of(t).rows();
       for (auto& sink : sinks_[t])
@@ -495,7 +471,7 @@ class Runner {
       std::vector<Decoding> going;
       for (int64_t i = 0; i < n; ++i) {
         Decoding& d = active[i];
-        edit_logits(d.trial, d.row, logits.data() + i * V, false);
+        edit_logits(d.trial, &d.row, 1, logits.data() + i * V, false);
         for (auto& sink : sinks_[d.trial])
           if (sink->edit().site == Site::kLogits && sink->edit().decode && contains(sink->edit().rows, d.row))
             sink->add_row(0, logits.data() + i * V, V, 0);

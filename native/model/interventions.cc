@@ -16,12 +16,6 @@ uint64_t mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-int64_t total_rows(const RowRanges& ranges) {
-  int64_t total = 0;
-  for (const RowRange& range : ranges) total += range.end - range.begin;
-  return total;
-}
-
 int32_t row_at(const RowRanges& ranges, int64_t ordinal) {
   for (const RowRange& range : ranges) {
     const int64_t length = range.end - range.begin;
@@ -74,6 +68,21 @@ int32_t first_row(const RowRanges& ranges) {
   return first;
 }
 
+RowRanges clip(const RowRanges& ranges, int32_t first, int32_t count) {
+  RowRanges clipped;
+  for (const RowRange& range : ranges) {
+    const int32_t begin = std::max(range.begin, first), end = std::min(range.end, first + count);
+    if (begin < end) clipped.push_back({begin - first, end - first});
+  }
+  return clipped;
+}
+
+int64_t count_rows(const RowRanges& ranges) {
+  int64_t total = 0;
+  for (const RowRange& range : ranges) total += int64_t{range.end} - range.begin;
+  return total;
+}
+
 bool Edit::at_layer(int32_t layer) const { return std::binary_search(layers.begin(), layers.end(), layer); }
 
 std::string Edit::content() const {
@@ -90,6 +99,7 @@ std::string Edit::content() const {
   append(bytes, seed);
   append(bytes, source_rows);
   append(bytes, measure);
+  append(bytes, vector ? static_cast<int64_t>(vector->size()) : int64_t{-1});
   if (vector) bytes.append(reinterpret_cast<const char*>(vector->data()), vector->size() * sizeof(float));
   return bytes;
 }
@@ -97,7 +107,7 @@ std::string Edit::content() const {
 int32_t Edit::source_row_of(int32_t target) const {
   if (op == EditOp::kResample) {
     const uint64_t draw = mix(seed * 0x2545f4914f6cdd1dull + static_cast<uint64_t>(target));
-    return row_at(source_rows, static_cast<int64_t>(draw % static_cast<uint64_t>(total_rows(source_rows))));
+    return row_at(source_rows, static_cast<int64_t>(draw % static_cast<uint64_t>(count_rows(source_rows))));
   }
   return row_at(source_rows, ordinal_of(rows, target));
 }

@@ -30,6 +30,10 @@ bool contains(const RowRanges& ranges, int32_t row);
 std::vector<int32_t> expand(const RowRanges& ranges, int32_t limit);
 // Smallest row of the ranges; kOpenEnd when there is none.
 int32_t first_row(const RowRanges& ranges);
+// Ranges within [first, first + count), counted from `first`: the rows of one image inside a prompt-wide numbering.
+RowRanges clip(const RowRanges& ranges, int32_t first, int32_t count);
+// Rows in the ranges; meaningful when none is open.
+int64_t count_rows(const RowRanges& ranges);
 
 struct Edit {
   Site site = Site::kResidPost;
@@ -51,6 +55,8 @@ struct Edit {
 
   bool at_layer(int32_t layer) const;
   bool captures() const { return op == EditOp::kCapture; }
+  // A mean over the run's own rows: the rows of its span depend on each other.
+  bool own_mean() const { return op == EditOp::kMean && !vector && source < 0; }
   // Everything but layers, source trial and phase, as bytes: equal contents mean equal computation.
   std::string content() const;
   // Row of the source run that row `target` receives (patch: same ordinal; resample: drawn with the seed).

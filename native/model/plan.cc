@@ -11,8 +11,9 @@ namespace {
 
 bool edits_prefill_decoder(const Edit& edit) { return edit.prefill && edit.tower == Tower::kDecoder; }
 
-// Trials with sources first; among the free ones those with fewer interventions first, so that the plain run leads.
-std::vector<int32_t> topological_order(const Request& request) {
+}  // namespace
+
+std::vector<int32_t> source_first_order(const Request& request) {
   const int32_t count = static_cast<int32_t>(request.trials.size());
   std::vector<std::vector<int32_t>> dependents(count);
   std::vector<int32_t> waiting(count, 0);
@@ -42,6 +43,8 @@ std::vector<int32_t> topological_order(const Request& request) {
     throw Error(Code::kBadArgument, "trials: the source runs of interventions form a circle");
   return order;
 }
+
+namespace {
 
 // First row at which two edit lists of sibling nodes act differently.
 int32_t first_difference(const std::vector<NodeEdit>& a, const std::vector<NodeEdit>& b) {
@@ -75,6 +78,22 @@ struct Builder {
     return edits;
   }
 
+  // The row from which on a node must own its rows, at most `from`. A mean over own rows ties its span together: rows
+  // of a base already hold the base's mean, so the span must lie wholly on one side.
+  static int32_t untie(const std::vector<NodeEdit>& edits, int32_t from, int32_t rows) {
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (const NodeEdit& bound : edits) {
+        if (!bound.edit->own_mean()) continue;
+        const std::vector<int32_t> span = expand(bound.edit->rows, rows);
+        if (span.empty() || span.front() >= from || span.back() < from) continue;
+        from = span.front();
+        moved = true;
+      }
+    }
+    return from;
+  }
+
   // Chooses the node whose rows a new node may share, and from which row on it differs.
   void choose_base(Node& node, const std::vector<Node>& level, const std::vector<Node>* below) {
     const int32_t rows = prompt_rows(node);
@@ -89,7 +108,7 @@ struct Builder {
         if (parent.base < 0 || parent.base != other.parent) continue;
         from = std::min(from, parent.own_from);
       }
-      from = std::min(from, rows);
+      from = untie(node.edits, std::min(from, rows), rows);
       if (from > best_from) {
         best = i;
         best_from = from;
@@ -135,7 +154,7 @@ struct Builder {
         // A row whose attention is read out must be computed by the node that reads it.
         for (const Edit& edit : input.edits)
           if (edit.captures() && edit.site == Site::kAttnLogits && edits_prefill_decoder(edit) && edit.at_layer(layer))
-            node.own_from = std::min(node.own_from, std::max(0, first_row(edit.rows)));
+            node.own_from = untie(node.edits, std::min(node.own_from, first_row(edit.rows)), prompt_rows(node));
       }
     }
   }
@@ -170,14 +189,17 @@ struct Builder {
   }
 
   void need_keys(int32_t layer, int32_t index, int32_t row) {
-    Node* node = &plan.layers[layer][index];
-    while (row < node->own_from) node = &plan.layers[layer][node->base];
-    if (!node->kv_source.empty() && node->kv_source[row] >= 0) {
+    for (;;) {  // a loop: chains of sources may be as long as the request
+      Node* node = &plan.layers[layer][index];
+      while (row < node->own_from) node = &plan.layers[layer][node->base];
+      if (node->kv_source.empty() || node->kv_source[row] < 0) {
+        node->keys[row] = 1;
+        return;
+      }
       const NodeEdit& edit = node->edits[node->kv_source[row]];
-      need_keys(layer, edit.source, edit.edit->source_row_of(row));
-      return;
+      row = edit.edit->source_row_of(row);
+      index = edit.source;
     }
-    node->keys[row] = 1;
   }
 
   void need_site(int32_t layer, int32_t index, int32_t row, Site site) {
@@ -210,8 +232,12 @@ struct Builder {
       const int32_t n = request.prompts[input.prompt].rows();
       bool wanted = input.max_tokens > 0 || !input.score_tokens.empty() || input.kl_to >= 0;
       for (const Edit& edit : input.edits)
-        if (edit.captures() && edit.site == Site::kLogits && edit.prefill)
-          for (int32_t row : expand(edit.rows, n)) need_full(last, plan.node_of[last][trial], row);
+        if (edit.site == Site::kLogits && edit.prefill) {
+          if (edit.captures() || edit.own_mean())
+            for (int32_t row : expand(edit.rows, n)) need_full(last, plan.node_of[last][trial], row);
+          if (edit.source >= 0)
+            for (int32_t row : expand(edit.source_rows, kOpenEnd)) need_full(last, plan.node_of[last][edit.source], row);
+        }
       if (wanted) need_full(last, plan.node_of[last][trial], n - 1);
       if (input.kl_to >= 0) {
         const int32_t other = input.kl_to;
@@ -238,7 +264,7 @@ struct Builder {
             } else {
               for (int32_t row : expand(edit.rows, n)) need_site(layer, bound.source, edit.source_row_of(row), edit.site);
             }
-          } else if (edit.op == EditOp::kMean && !edit.vector) {
+          } else if (edit.own_mean()) {
             for (int32_t row : expand(edit.rows, n)) need_site(layer, i, row, edit.site);
           }
         }
@@ -278,7 +304,7 @@ Plan make_plan(const Request& request, std::vector<int32_t> root_of) {
   const int32_t layers = request.trials.empty() ? 0 : static_cast<int32_t>(request.trials[0].model->layers.size());
   builder.plan.root_of = std::move(root_of);
   for (int32_t root : builder.plan.root_of) builder.plan.roots = std::max(builder.plan.roots, root + 1);
-  builder.plan.order = topological_order(request);
+  builder.plan.order = source_first_order(request);
   builder.find_cuts();
   builder.build_nodes(layers);
   builder.find_live_rows(layers);

@@ -46,6 +46,10 @@ struct Plan {
   int64_t layer_rows = 0, naive_layer_rows = 0;
 };
 
+// Trials with sources first; among the free ones those with fewer interventions first, so that the plain run leads.
+// Throws BAD_ARGUMENT when the sources form a circle.
+std::vector<int32_t> source_first_order(const Request& request);
+
 // root_of[trial]: trials with equal numbers start from the same embeddings. All models have the same layer count.
 Plan make_plan(const Request& request, std::vector<int32_t> root_of);
 
