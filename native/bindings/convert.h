@@ -3,7 +3,9 @@
 #pragma once
 #include <napi.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <map>
 #include <string>
@@ -34,6 +36,11 @@ inline int64_t to_int(Napi::Value value, const std::string& where) {
   if (!(std::fabs(number) <= 9007199254740991.0) || number != std::floor(number)) bad_argument(where, "an integer");
   return static_cast<int64_t>(number);
 }
+inline int32_t to_int32_number(Napi::Value value, const std::string& where) {
+  const int64_t number = to_int(value, where);
+  if (number < INT32_MIN || number > INT32_MAX) bad_argument(where, "a 32-bit integer");
+  return static_cast<int32_t>(number);
+}
 inline Napi::Object to_object(Napi::Value value, const std::string& where) {
   if (!value.IsObject()) bad_argument(where, "an object");
   return value.As<Napi::Object>();
@@ -63,7 +70,7 @@ template <class Convert>
 auto to_vector(Napi::Value value, const std::string& where, Convert&& convert) {
   const Napi::Array array = to_array(value, where);
   std::vector<decltype(convert(value, where))> out;
-  out.reserve(array.Length());
+  out.reserve(std::min<uint32_t>(array.Length(), 4096));  // a sparse array may claim 2^32 − 1
   for (uint32_t i = 0; i < array.Length(); ++i) {
     const Napi::HandleScope scope(value.Env());
     out.push_back(convert(array.Get(i), where + "[" + std::to_string(i) + "]"));
@@ -97,6 +104,7 @@ class Fields {
   bool boolean(const char* name) const { return to_bool(value(name), where(name)); }
   double number(const char* name) const { return to_double(value(name), where(name)); }
   int64_t integer(const char* name) const { return to_int(value(name), where(name)); }
+  int32_t small(const char* name) const { return to_int32_number(value(name), where(name)); }
   Fields fields(const char* name) const { return Fields(value(name), where(name)); }
   Napi::Array array(const char* name) const { return to_array(value(name), where(name)); }
   Napi::Float32Array float32(const char* name) const { return to_float32(value(name), where(name)); }
@@ -111,6 +119,7 @@ class Fields {
   bool boolean(const char* name, bool fallback) const { return has(name) ? boolean(name) : fallback; }
   double number(const char* name, double fallback) const { return has(name) ? number(name) : fallback; }
   int64_t integer(const char* name, int64_t fallback) const { return has(name) ? integer(name) : fallback; }
+  int32_t small(const char* name, int32_t fallback) const { return has(name) ? small(name) : fallback; }
 
  private:
   std::string where_;

@@ -10,43 +10,83 @@
 namespace galvani {
 namespace {
 
+std::vector<int32_t> to_small_ints(Napi::Value value, const std::string& where) {
+  std::vector<int32_t> out;
+  for (int64_t v : to_ints(value, where)) {
+    if (v < std::numeric_limits<int32_t>::min() || v > std::numeric_limits<int32_t>::max()) bad_argument(where, "32-bit integers");
+    out.push_back(static_cast<int32_t>(v));
+  }
+  return out;
+}
+
+// Sizes beyond these are no model's; their products stay far below 2^63.
+constexpr int32_t kMaxSize = 1 << 24, kMaxLayers = 1 << 16;
+
+void check_size(const Fields& f, const char* name, int64_t value, int32_t most) {
+  if (value < 1 || value > most)
+    throw Error(Code::kBadArgument, f.where(name) + ": expected a number from 1 to " + std::to_string(most) + ", got " + std::to_string(value));
+}
+void check_positive(const Fields& f, const char* name, float value) {
+  if (!(value > 0.0f) || !std::isfinite(value)) throw Error(Code::kBadArgument, f.where(name) + ": expected a finite number > 0, got " + std::to_string(value));
+}
+
 DecoderConfig to_decoder(const Fields& f) {
   DecoderConfig c;
-  c.layers = static_cast<int32_t>(f.integer("layers"));
-  c.width = static_cast<int32_t>(f.integer("width"));
-  c.heads = static_cast<int32_t>(f.integer("heads"));
-  c.kv_heads = static_cast<int32_t>(f.integer("kvHeads"));
-  c.head_dim = static_cast<int32_t>(f.integer("headDim"));
-  c.mlp_width = static_cast<int32_t>(f.integer("mlpWidth"));
-  c.vocab = static_cast<int32_t>(f.integer("vocab"));
+  c.layers = f.small("layers");
+  c.width = f.small("width");
+  c.heads = f.small("heads");
+  c.kv_heads = f.small("kvHeads");
+  c.head_dim = f.small("headDim");
+  c.mlp_width = f.small("mlpWidth");
+  c.vocab = f.small("vocab");
   c.rms_eps = static_cast<float>(f.number("rmsEps"));
   c.rope_theta = static_cast<float>(f.number("ropeTheta"));
-  const std::vector<int64_t> section = f.integers("mropeSection");
+  const std::vector<int32_t> section = to_small_ints(f.value("mropeSection"), f.where("mropeSection"));
   if (section.size() != 3) bad_argument(f.where("mropeSection"), "three numbers");
-  for (int i = 0; i < 3; ++i) c.mrope_section[i] = static_cast<int32_t>(section[i]);
-  if (c.layers < 1 || c.width < 1 || c.heads < 1 || c.kv_heads < 1 || c.head_dim < 2 || c.mlp_width < 1 || c.vocab < 1)
-    bad_argument(f.where("layers…vocab"), "positive sizes");
+  std::copy(section.begin(), section.end(), c.mrope_section.begin());
+  check_size(f, "layers", c.layers, kMaxLayers);
+  check_size(f, "width", c.width, kMaxSize);
+  check_size(f, "heads", c.heads, kMaxSize);
+  check_size(f, "kvHeads", c.kv_heads, kMaxSize);
+  check_size(f, "headDim", c.head_dim, kMaxSize);
+  check_size(f, "mlpWidth", c.mlp_width, kMaxSize);
+  check_size(f, "vocab", c.vocab, kMaxSize);
+  check_size(f, "heads · headDim", int64_t{c.heads} * c.head_dim, kMaxSize);
+  check_positive(f, "rmsEps", c.rms_eps);
+  check_positive(f, "ropeTheta", c.rope_theta);
   if (c.heads % c.kv_heads) bad_argument(f.where("kvHeads"), "a divisor of heads");
-  if (c.head_dim % 2 || c.mrope_section[0] + c.mrope_section[1] + c.mrope_section[2] != c.head_dim / 2)
-    bad_argument(f.where("mropeSection"), "sections that sum to headDim / 2");
+  int64_t turned = 0;
+  for (int32_t part : c.mrope_section) {
+    if (part < 0) bad_argument(f.where("mropeSection"), "numbers ≥ 0");
+    turned += part;
+  }
+  if (c.head_dim % 2 || turned != c.head_dim / 2) bad_argument(f.where("mropeSection"), "sections that sum to headDim / 2");
   return c;
 }
 
 VisionConfig to_vision(const Fields& f, const DecoderConfig& decoder) {
   VisionConfig c;
-  c.layers = static_cast<int32_t>(f.integer("layers"));
-  c.width = static_cast<int32_t>(f.integer("width"));
-  c.heads = static_cast<int32_t>(f.integer("heads"));
-  c.mlp_width = static_cast<int32_t>(f.integer("mlpWidth"));
-  c.patch_dim = static_cast<int32_t>(f.integer("patchDim"));
-  c.patch_size = static_cast<int32_t>(f.integer("patchSize"));
-  c.merge_size = static_cast<int32_t>(f.integer("mergeSize"));
-  c.window_size = static_cast<int32_t>(f.integer("windowSize"));
-  c.out_width = static_cast<int32_t>(f.integer("outWidth"));
+  c.layers = f.small("layers");
+  c.width = f.small("width");
+  c.heads = f.small("heads");
+  c.mlp_width = f.small("mlpWidth");
+  c.patch_dim = f.small("patchDim");
+  c.patch_size = f.small("patchSize");
+  c.merge_size = f.small("mergeSize");
+  c.window_size = f.small("windowSize");
+  c.out_width = f.small("outWidth");
   c.rms_eps = static_cast<float>(f.number("rmsEps"));
-  for (int64_t layer : f.integers("fullAttentionLayers")) c.full_attention_layers.push_back(static_cast<int32_t>(layer));
-  if (c.layers < 1 || c.width < 1 || c.heads < 1 || c.mlp_width < 1 || c.patch_dim < 1 || c.patch_size < 1 || c.merge_size < 1)
-    bad_argument(f.where("layers…mergeSize"), "positive sizes");
+  c.full_attention_layers = to_small_ints(f.value("fullAttentionLayers"), f.where("fullAttentionLayers"));
+  check_size(f, "layers", c.layers, kMaxLayers);
+  check_size(f, "width", c.width, kMaxSize);
+  check_size(f, "heads", c.heads, kMaxSize);
+  check_size(f, "mlpWidth", c.mlp_width, kMaxSize);
+  check_size(f, "patchDim", c.patch_dim, kMaxSize);
+  check_size(f, "patchSize", c.patch_size, kMaxSize);
+  check_size(f, "mergeSize", c.merge_size, 1 << 10);
+  check_size(f, "windowSize", c.window_size, kMaxSize);
+  check_size(f, "width · mergeSize²", int64_t{c.width} * c.merge_size * c.merge_size, kMaxSize);
+  check_positive(f, "rmsEps", c.rms_eps);
   if (c.width % c.heads || c.width / c.heads % 4) bad_argument(f.where("heads"), "heads whose dimension is a multiple of 4");
   if (c.window_size / c.merge_size / c.patch_size < 1) bad_argument(f.where("windowSize"), "at least one merged patch");
   if (c.out_width != decoder.width) bad_argument(f.where("outWidth"), "the decoder's width");
@@ -80,15 +120,6 @@ Measure to_measure(const std::string& name, const std::string& where) {
   bad_argument(where, "value, mass, entropy, lse or keyMass");
 }
 
-std::vector<int32_t> to_small_ints(Napi::Value value, const std::string& where) {
-  std::vector<int32_t> out;
-  for (int64_t v : to_ints(value, where)) {
-    if (v < std::numeric_limits<int32_t>::min() || v > std::numeric_limits<int32_t>::max()) bad_argument(where, "32-bit integers");
-    out.push_back(static_cast<int32_t>(v));
-  }
-  return out;
-}
-
 Edit to_edit(Napi::Value value, const std::string& where) {
   const Fields f(value, where);
   Edit e;
@@ -100,23 +131,29 @@ Edit to_edit(Napi::Value value, const std::string& where) {
   if (tower != "decoder" && tower != "vision" && tower != "projector") bad_argument(f.where("tower"), "decoder, vision or projector");
   e.tower = tower == "decoder" ? Tower::kDecoder : tower == "vision" ? Tower::kVision : Tower::kProjector;
   e.layers = to_small_ints(f.value("layers"), f.where("layers"));
-  if (f.has("heads")) e.heads = to_small_ints(f.value("heads"), f.where("heads"));
+  if (f.has("heads")) {
+    e.heads = to_small_ints(f.value("heads"), f.where("heads"));
+    if (e.heads.empty()) bad_argument(f.where("heads"), "at least one head; leave it out for all");
+  }
   e.rows = to_vector(f.value("rows"), f.where("rows"), to_range);
-  if (f.has("keys"))
+  if (f.has("keys")) {
     e.keys = to_vector(f.value("keys"), f.where("keys"),
                        [](Napi::Value v, const std::string& w) { return to_vector(v, w, to_range); });
+    if (e.keys.empty()) bad_argument(f.where("keys"), "at least one key span; leave it out for all keys");
+  }
   if (f.has("vector")) {
     const Napi::Float32Array data = f.float32("vector");
     e.vector = std::make_shared<const std::vector<float>>(data.Data(), data.Data() + data.ElementLength());
   }
   e.scalar = static_cast<float>(f.number("scalar", 0.0));
-  e.source = static_cast<int32_t>(f.integer("source", -1));
+  e.source = f.small("source", -1);
+  if (e.source < -1) bad_argument(f.where("source"), "a trial's index, or -1 for none");
   if (f.has("sourceRows")) e.source_rows = to_vector(f.value("sourceRows"), f.where("sourceRows"), to_range);
   e.seed = static_cast<uint64_t>(f.integer("seed", 0));
   e.prefill = f.boolean("prefill", true);
   e.decode = f.boolean("decode", true);
   e.measure = to_measure(f.string("measure", "value"), f.where("measure"));
-  e.capture = static_cast<int32_t>(f.integer("capture", -1));
+  e.capture = f.small("capture", -1);
   return e;
 }
 
@@ -125,21 +162,21 @@ using Models = std::map<std::string, std::shared_ptr<const Model>>;
 TrialInput to_trial(Napi::Value value, const std::string& where, const Models& models) {
   const Fields f(value, where);
   TrialInput t;
-  t.prompt = static_cast<int32_t>(f.integer("prompt"));
+  t.prompt = f.small("prompt");
   const auto model = models.find(f.string("model"));
   if (model == models.end()) bad_argument(f.where("model"), "the name of an added model");
   t.model = model->second;
   t.edits = to_vector(f.value("edits"), f.where("edits"), to_edit);
-  t.captures = static_cast<int32_t>(f.integer("captures", 0));
-  t.max_tokens = static_cast<int32_t>(f.integer("maxTokens", 0));
+  t.captures = f.small("captures", 0);
+  t.max_tokens = f.small("maxTokens", 0);
   t.sampling.temperature = static_cast<float>(f.number("temperature", 0.0));
-  t.sampling.top_k = static_cast<int32_t>(f.integer("topK", 0));
+  t.sampling.top_k = f.small("topK", 0);
   t.sampling.top_p = static_cast<float>(f.number("topP", 1.0));
   t.seed = static_cast<uint64_t>(f.integer("seed", 0));
   if (f.has("stopTokens")) t.stop_tokens = to_small_ints(f.value("stopTokens"), f.where("stopTokens"));
   if (f.has("scoreTokens")) t.score_tokens = to_small_ints(f.value("scoreTokens"), f.where("scoreTokens"));
-  t.kl_to = static_cast<int32_t>(f.integer("klTo", -1));
-  if (t.max_tokens < 0) bad_argument(f.where("maxTokens"), "a number ≥ 0");
+  t.kl_to = f.small("klTo", -1);
+  if (t.kl_to < -1) bad_argument(f.where("klTo"), "a trial's index, or -1 for none");
   return t;
 }
 
@@ -169,15 +206,16 @@ std::shared_ptr<OwnedRequest> to_request(Napi::Value value, const Models& models
     const Napi::HandleScope scope(value.Env());
     const Fields prompt(prompts.Get(i), f.where("prompts") + "[" + std::to_string(i) + "]");
     PromptInput input;
-    const Napi::Int32Array ids = prompt.int32("ids"), positions = prompt.int32("positions");
+    // Each is copied before the next is asked for: a getter could detach the buffer of the one before.
+    const Napi::Int32Array ids = prompt.int32("ids");
     input.ids.assign(ids.Data(), ids.Data() + ids.ElementLength());
+    const Napi::Int32Array positions = prompt.int32("positions");
     input.positions.assign(positions.Data(), positions.Data() + positions.ElementLength());
-    input.next_position = static_cast<int32_t>(prompt.integer("nextPosition"));
+    input.next_position = prompt.small("nextPosition");
     const Napi::Array places = prompt.array("images");
     for (uint32_t j = 0; j < places.Length(); ++j) {
       const Fields place(places.Get(j), prompt.where("images") + "[" + std::to_string(j) + "]");
-      input.images.push_back({static_cast<int32_t>(place.integer("image")), static_cast<int32_t>(place.integer("start")),
-                              static_cast<int32_t>(place.integer("count"))});
+      input.images.push_back({place.small("image"), place.small("start"), place.small("count")});
     }
     owned->request.prompts.push_back(std::move(input));
   }
@@ -187,9 +225,12 @@ std::shared_ptr<OwnedRequest> to_request(Napi::Value value, const Models& models
   if (!owned->request.trials.empty() && owned->request.trials[0].model->config.vision) {
     const int64_t patch_dim = owned->request.trials[0].model->config.vision->patch_dim;
     for (size_t i = 0; i < owned->pixels.size(); ++i) {
-      const int64_t expected = owned->request.images[i].patches() * patch_dim, got = static_cast<int64_t>(owned->pixels[i].size());
-      if (expected != got)
-        throw Error(Code::kShapeMismatch, "image " + std::to_string(i) + ": expected " + std::to_string(expected) + " pixel values for its grid, got " + std::to_string(got));
+      double expected = static_cast<double>(patch_dim);  // a hostile grid overflows integers
+      for (int32_t side : owned->request.images[i].grid) expected *= side;
+      const size_t got = owned->pixels[i].size();
+      if (expected != static_cast<double>(got))
+        throw Error(Code::kShapeMismatch, "image " + std::to_string(i) + ": expected " + shape_text({owned->request.images[i].grid.begin(), owned->request.images[i].grid.end()}) +
+                                              " patches of " + std::to_string(patch_dim) + " pixel values, got " + std::to_string(got) + " values");
     }
   }
   return owned;
