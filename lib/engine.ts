@@ -310,6 +310,7 @@ export class Engine implements TrialRunner, AsyncDisposable {
     for (const trial of trials) {
       try {
         checkGeneration(trial);
+        checkScore(trial, this.model(trial.model).config);
         if (trial.score?.klTo !== undefined && !byId.has(trial.score.klTo)) {
           throw new GalvaniError('BAD_ARGUMENT', `trial '${trial.id}', score.klTo: no trial '${trial.score.klTo}'`);
         }
@@ -384,6 +385,15 @@ function sourcesOf(trial: Trial): string[] {
   }
   if (trial.score?.klTo !== undefined) ids.push(trial.score.klTo);
   return ids;
+}
+
+function checkScore({ id, score }: Trial, { decoder }: ModelConfig): void {
+  const outside = score?.tokens?.find((token) => !Number.isInteger(token) || token < 0 || token >= decoder.vocab);
+  if (outside === undefined) return;
+  throw new GalvaniError(
+    'BAD_ARGUMENT',
+    `trial '${id}', score.tokens: expected ids from 0 to ${decoder.vocab - 1}, got ${outside}`,
+  );
 }
 
 function checkGeneration({ id, generate = {} }: Trial): void {

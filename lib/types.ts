@@ -47,6 +47,8 @@ export interface TrialSource {
 /**
  * One edit or read-out of one run. Data, never a callback; built by lib/hooks/interventions.ts.
  * `rows` are the rows acted on (queries at `attn_logits`, q, z, residual sites; keys at k, v).
+ * In the vision tower and the projector rows count through the prompt's images in order, and every image is a run of
+ * its own: means and source rows stay within one image; they are prompt rows, so phase 'decode' does nothing there.
  */
 export interface Intervention {
   readonly site: Site;

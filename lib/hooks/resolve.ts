@@ -19,6 +19,16 @@ const opsBySite: Readonly<Record<'attn_logits' | 'other', readonly Op[]>> = {
 };
 const perHead: readonly Site[] = ['q', 'k', 'v', 'attn_logits', 'z'];
 
+/** Hooks the towers before the decoder have. */
+function checkTower(site: Site, tower: Tower, where: string): void {
+  if (tower !== 'decoder' && (site === 'attn_logits' || site === 'logits')) {
+    throw new GalvaniError('UNSUPPORTED', `${where}: the ${tower} has no such site here; decoder only`);
+  }
+  if (tower === 'projector' && site !== 'resid_post') {
+    throw new GalvaniError('UNSUPPORTED', `${where}: the projector has one site, resid_post (its image tokens)`);
+  }
+}
+
 function bad(where: string, what: string): never {
   throw new GalvaniError('BAD_ARGUMENT', `${where}: ${what}`);
 }
@@ -82,6 +92,7 @@ export function resolveIntervention(
   const allowed = opsBySite[site === 'attn_logits' ? 'attn_logits' : 'other'];
   if (!allowed.includes(op)) bad(where, `this site takes ${allowed.join(', ')}`);
   if (tower !== 'decoder' && !config.vision) bad(where, `the model has no ${tower}`);
+  checkTower(site, tower, where);
 
   const { layers, heads, width } = extent(site, tower, config);
   const edit: { -readonly [K in keyof NativeEdit]: NativeEdit[K] } = {
@@ -95,10 +106,12 @@ export function resolveIntervention(
   };
   if (intervention.heads) {
     if (!perHead.includes(site)) bad(where, 'this site has no heads');
+    if (!intervention.heads.length) bad(where, 'heads: expected at least one; leave it out for all');
     edit.heads = checkIndices(intervention.heads, heads, 'head', where);
   }
   if (intervention.keys) {
     if (site !== 'attn_logits') bad(where, 'keys belong to attn_logits');
+    if (!intervention.keys.length) bad(where, 'keys: expected at least one span; leave it out for all keys');
     edit.keys = intervention.keys.map((span, i) => toNative(resolveSpan(trial.prompt, span, `${where}.keys[${i}]`)));
   }
 
@@ -115,6 +128,8 @@ export function resolveIntervention(
     edit.sourceRows = toNative(closed);
     if (value.seed !== undefined) edit.seed = value.seed;
     if (op === 'patch') edit.rows = matchRows(edit.rows, closed, trial, source.trial, tower, config, where);
+    if (tower !== 'decoder')
+      checkImages(edit.rows, closed, op, trial.prompt, source.trial.prompt, tower, config, where);
   } else if (op === 'patch' || op === 'resample') {
     bad(where, `value: expected a source run {trial, span?}, got ${value === undefined ? 'nothing' : typeof value}`);
   } else if (value instanceof Float32Array) {
@@ -135,6 +150,19 @@ export function resolveIntervention(
     bad(where, `value: ${op} needs a ${op === 'scale' ? 'factor' : 'number or a vector'}`);
   }
 
+  const limit = rowsOf(trial.prompt, tower, config).ids.length;
+  if (tower !== 'decoder') {
+    const beyond = edit.rows.find(([, end]) => end > limit);
+    if (beyond) bad(where, `rows [${beyond[0]}, ${beyond[1]}) exceed the ${limit} rows of the ${tower}`);
+  } else if (edit.decode && (op === 'resample' || (op === 'mean' && !edit.vector))) {
+    if (edit.rows.some(([, end]) => end === -1 || end > limit)) {
+      throw new GalvaniError(
+        'UNSUPPORTED',
+        `${where}: ${op === 'mean' ? 'a mean without a vector' : op} acts on prompt rows only; set phase: 'prefill' or end the rows at ${limit}`,
+      );
+    }
+  }
+
   if (op === 'capture') {
     edit.capture = capture;
     if (site === 'attn_logits') {
@@ -145,6 +173,33 @@ export function resolveIntervention(
     }
   }
   return edit;
+}
+
+/** In the towers every image is a run of its own: rows of image i read from the source's image i. */
+function checkImages(
+  rows: readonly NativeRange[],
+  sourceRows: readonly Range[],
+  op: Op,
+  target: Prompt,
+  source: Prompt,
+  tower: Tower,
+  config: ModelConfig,
+  where: string,
+): void {
+  if (target.images.length !== source.images.length) {
+    bad(where, `the prompt has ${target.images.length} images, the source's ${source.images.length}`);
+  }
+  const inside = (ranges: readonly (readonly [number, number])[], [start, end]: Range): number =>
+    ranges.reduce((sum, [a, b]) => sum + Math.max(0, Math.min(b === -1 ? end : b, end) - Math.max(a, start)), 0);
+  target.images.forEach((_, i) => {
+    const here = inside(rows, rowsOf(target, tower, config).spans[`image ${i}`]![0]!);
+    const there = inside(sourceRows, rowsOf(source, tower, config).spans[`image ${i}`]![0]!);
+    if (here === 0 || (op === 'patch' ? there === here : there > 0)) return;
+    throw new GalvaniError(
+      'SHAPE_MISMATCH',
+      `${where}: image ${i} has ${here} rows in the span, the source's image ${i} has ${there}`,
+    );
+  });
 }
 
 /** Patched rows, closed at the prompt's end, as many as the source's. */
