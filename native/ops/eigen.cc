@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
 
@@ -13,6 +14,13 @@ namespace {
 
 constexpr int64_t kPanel = 32;
 constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
+
+// Waking the pool costs some microseconds: small pieces of work stay on this thread. The bits are the same.
+void run_pieces(ThreadPool& pool, int64_t count, int64_t work, const std::function<void(int64_t)>& body) {
+  constexpr int64_t kWorthWaking = 100'000;  // multiply-adds
+  if (work >= kWorthWaking) return pool.run(count, body);
+  for (int64_t i = 0; i < count; ++i) body(i);
+}
 
 struct Reflector {
   double beta = 0;  // the entry that replaces x[0]
@@ -100,7 +108,7 @@ Tridiagonal tridiagonalise(std::vector<double>& a, int64_t k, ThreadPool& pool, 
     }
     // A −= V Wᵀ + W Vᵀ on what is left, in blocks of columns whose panel part stays in L2.
     const int64_t rest = first + width, strip = 64, block = 512;
-    pool.run((k - rest + strip - 1) / strip, [&](int64_t task) {
+    run_pieces(pool, (k - rest + strip - 1) / strip, (k - rest) * (k - rest) * width, [&](int64_t task) {
       const int64_t begin = rest + task * strip, end = std::min(k, begin + strip);
       double factors[4 * 2 * kPanel];
       for (int64_t column = begin; column < k; column += block) {
@@ -291,7 +299,7 @@ JacobiResult jacobi_svd(std::vector<double>& a, int64_t length, int64_t count, b
       for (int64_t i = 0; i < j; ++i) work[static_cast<size_t>(j * count + i)] = a[static_cast<size_t>(j * length + i)];
       work[static_cast<size_t>(j * count + j)] = reflector.beta;
       if (reflector.tau == 0.0) continue;
-      pool.run(count - j - 1, [&](int64_t task) {
+      run_pieces(pool, count - j - 1, 2 * n * (count - j - 1), [&](int64_t task) {
         double* column = a.data() + (j + 1 + task) * length + j;
         kernels.axpy(-reflector.tau * kernels.dot(v.data(), column, n), v.data(), column, n);
       });
