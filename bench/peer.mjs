@@ -79,12 +79,12 @@ export class Worker {
 }
 
 /**
- * A B C A B C …: `measure(side)` once per side to warm up, then `rounds` times each.
+ * A B C A B C …: `measure(side)` once per side to warm up (unless `warm` is false), then `rounds` times each.
  * @returns {Promise<Map<string, number[]>>} samples by side name
  */
-export async function interleave(sides, rounds, measure) {
+export async function interleave(sides, rounds, measure, { warm = true } = {}) {
   const samples = new Map(sides.map(({ name }) => [name, []]));
-  for (let round = -1; round < rounds; round++) {
+  for (let round = warm ? -1 : 0; round < rounds; round++) {
     for (const side of sides) {
       const value = await measure(side);
       if (round >= 0) samples.get(side.name).push(value);

@@ -35,7 +35,8 @@ await session('sweep', { shape, prompts, ours: './sweep_ours.mjs', theirs: './sw
     if (side === ours) stats = answer;
     return answer.ms;
   };
-  const samples = await interleave(sides, rounds, measure);
+  // The check has warmed both sides up.
+  const samples = await interleave(sides, rounds, measure, { warm: !float32 });
   const rows = [
     summarise({
       name: `sweep: ${shape.layers} layers, ${tokens} tokens a run`,

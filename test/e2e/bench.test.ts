@@ -1,0 +1,27 @@
+/** The benches run where there is no peer, on a tiny model: galvani's side alone, said in one line, nothing saved. */
+import { execFile } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { describe, expect, test } from 'vitest';
+
+const root = join(import.meta.dirname, '../..');
+const hasBuild = existsSync(join(root, 'dist/engine.js'));
+if (!hasBuild) console.warn('bench smoke test skipped: dist is not built (npm run build)');
+
+describe.skipIf(!hasBuild)('benches without Python', () => {
+  test.each([
+    ['engine', /prefill, text 1024 +rows\/s +[\d.]+/],
+    ['sweep', /galvani computed 2\.\d\d forward passes for 5 runs/],
+  ])('%s', async (name, line) => {
+    const { stdout } = await promisify(execFile)(
+      process.execPath,
+      [join(root, `bench/${name}.mjs`), '--tiny', '--rounds', '1'],
+      { env: { ...process.env, GALVANI_PYTHON: '/nonexistent/python' } },
+    );
+    expect(stdout).toMatch(/^no peer, galvani alone: .*ENOENT/m);
+    expect(stdout).toMatch(line);
+    expect(stdout).toMatch(/^galvani +\d+ +\d+/m);
+    expect(stdout).not.toContain('bench/results');
+  });
+});
