@@ -1,13 +1,27 @@
 /**
  * Random requests: every trial must equal, bit for bit, the same trial run with nothing but what it reads from, in any
- * order of trials, with any number of threads.
+ * order of trials, with any number of threads; the instruction sets must agree to rounding.
  *
  * GALVANI_RANDOM_SEEDS=5000 runs that many seeds (default 300), GALVANI_RANDOM_FROM=n starts at another seed.
  */
-import { rmSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { deserialize, serialize } from 'node:v8';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Engine, type RunResult } from '../../lib/engine.js';
+import {
+  type NativeCheckpoint,
+  type NativeEngine,
+  type NativeRequest,
+  type NativeTrialResult,
+  native,
+} from '../../lib/native.js';
 import type { Trial, TrialResult } from '../../lib/types.js';
+import { availableIsas } from '../support/native-executable.js';
 import { writeRandomModel } from '../support/random-model.js';
 import { neededBy, randomRequest } from '../support/random-request.js';
 
@@ -93,8 +107,8 @@ function differences(trial: Trial, a: TrialResult, b: TrialResult): string[] {
 }
 
 /** Runs a request whole, then each trial with only what it needs; returns what differed. */
-async function check(seed: number): Promise<string[]> {
-  const trials = randomRequest(seed, models, layers);
+async function check(seed: number, size: 'small' | 'large' = 'small'): Promise<string[]> {
+  const trials = randomRequest(seed, models, layers, size);
   const found: string[] = [];
   const compare = (trial: Trial, what: string, a: RunResult, b: RunResult): void => {
     for (const difference of differences(trial, result(a, trial.id), result(b, trial.id)))
@@ -118,9 +132,117 @@ describe('every trial of a random request equals the trial alone', () => {
     expect(await check(seed)).toEqual([]);
   });
 
+  // Enough rows that matmuls and attention are cut into tiles and shared out to threads.
+  test('with large images', { timeout: 60_000 + seeds * 500 }, async () => {
+    const failures: string[] = [];
+    for (let seed = from; seed < from + Math.ceil(seeds / 15); seed++) failures.push(...(await check(seed, 'large')));
+    expect(failures).toEqual([]);
+  });
+
   test(`${seeds} seeds from ${from}`, { timeout: 60_000 + seeds * 500 }, async () => {
     const failures: string[] = [];
     for (let seed = from; seed < from + seeds && failures.length < 40; seed++) failures.push(...(await check(seed)));
     expect(failures).toEqual([]);
+  });
+});
+
+describe('instruction sets', () => {
+  interface Recorded {
+    readonly models: { name: string; config: object; files: string[]; tensors: object }[];
+    readonly requests: NativeRequest[];
+  }
+
+  /** What an engine sends to the addon for these seeds, as data for another process. */
+  async function record(first: number, count: number): Promise<Recorded> {
+    const prototype = native().NativeEngine.prototype as NativeEngine;
+    const { addModel, run } = prototype;
+    const recorded: Recorded = { models: [], requests: [] };
+    prototype.addModel = function (name, spec) {
+      const files = spec.checkpoints.map((checkpoint: NativeCheckpoint) => checkpoint.path);
+      recorded.models.push({ name, config: spec.config, files, tensors: spec.tensors });
+      return addModel.call(this, name, spec);
+    };
+    prototype.run = function (request, options) {
+      recorded.requests.push(request);
+      return run.call(this, request, options);
+    };
+    try {
+      const recorder = await openEngine(1);
+      for (let seed = first; seed < first + count; seed++) await recorder.run(randomRequest(seed, models, layers));
+      await recorder.close();
+    } finally {
+      Object.assign(prototype, { addModel, run });
+    }
+    return recorded;
+  }
+
+  const script = `
+    const { readFileSync, writeFileSync } = require('node:fs');
+    const { deserialize, serialize } = require('node:v8');
+    const [addonPath, from, to] = process.argv.slice(2);
+    const addon = require(addonPath);
+    const { models, requests } = deserialize(readFileSync(from));
+    const engine = new addon.NativeEngine(2);
+    for (const { name, config, files, tensors } of models)
+      engine.addModel(name, { config, checkpoints: files.map((file) => addon.openCheckpoint(file)), tensors });
+    (async () => {
+      const responses = [];
+      for (const request of requests) responses.push((await engine.run(request)).trials);
+      writeFileSync(to, serialize({ isa: addon.cpuInfo().isa, responses }));
+    })();`;
+
+  /** Largest difference over the largest value of the array (at least 1); infinities must be the same. */
+  function difference(a: Float32Array, b: Float32Array): number {
+    expect(a.length).toBe(b.length);
+    let most = 0;
+    let largest = 1;
+    a.forEach((x, i) => {
+      if (Object.is(x, b[i])) return;
+      most = Math.max(most, Math.abs(x - b[i]!));
+      largest = Math.max(largest, Math.abs(x));
+    });
+    return most / largest;
+  }
+
+  test('agree on 60 requests', { timeout: 120_000 }, async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'galvani-isa-'));
+    const root = fileURLToPath(new URL('../..', import.meta.url));
+    const addon =
+      process.env.GALVANI_ADDON ?? (createRequire(import.meta.url)('node-gyp-build').resolve(root) as string);
+    writeFileSync(join(dir, 'run.cjs'), script);
+    writeFileSync(join(dir, 'requests'), serialize(await record(7001, 60)));
+    const byIsa = availableIsas().map((isa) => {
+      const to = join(dir, isa);
+      const child = spawnSync(process.execPath, [join(dir, 'run.cjs'), addon, join(dir, 'requests'), to], {
+        env: { ...process.env, GALVANI_ISA: isa },
+        encoding: 'utf8',
+      });
+      expect(child.stderr).toBe('');
+      const { isa: used, responses } = deserialize(readFileSync(to)) as {
+        isa: string;
+        responses: NativeTrialResult[][];
+      };
+      expect(used).toBe(isa);
+      return responses.flat();
+    });
+    rmSync(dir, { recursive: true });
+    const [reference, ...rest] = byIsa;
+    let worst = 0;
+    for (const results of rest) {
+      results.forEach((result, i) => {
+        const expected = reference![i]!;
+        expect([...result.tokens]).toEqual([...expected.tokens]);
+        const pairs: [Float32Array, Float32Array][] = [
+          [result.logprobs, expected.logprobs],
+          [result.scoreLogprobs, expected.scoreLogprobs],
+          [Float32Array.of(result.kl), Float32Array.of(expected.kl)],
+          ...result.captures.map(({ data }, c): [Float32Array, Float32Array] => [data, expected.captures[c]!.data]),
+        ];
+        for (const [a, b] of pairs) worst = Math.max(worst, difference(a, b));
+      });
+    }
+    console.log(`instruction sets: ${byIsa.length}, largest relative difference ${worst.toExponential(1)}`);
+    // Each row is the end of layers · (q, o, up, down) sums; edits and norms amplify their rounding a few times.
+    expect(worst).toBeLessThan(8 * 2 ** -23 * Math.sqrt(layers * (3 * 32 + 48)));
   });
 });

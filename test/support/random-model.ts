@@ -10,6 +10,8 @@ import { fixturePath } from './fixture.js';
 export interface RandomModelOptions {
   readonly layers?: number;
   readonly seed?: number;
+  /** The head is the embedding. */
+  readonly tied?: boolean;
 }
 
 /** Deterministic numbers in (−1, 1): mulberry32. */
@@ -34,7 +36,7 @@ const visionWidth = 16;
 const patchDim = 3 * 2 * 4 * 4;
 
 /** Writes a Qwen2.5-VL folder (the tokenizer is a fixture's, of a larger vocabulary) and returns its path. */
-export function writeRandomModel({ layers = 6, seed = 1 }: RandomModelOptions = {}): string {
+export function writeRandomModel({ layers = 6, seed = 1, tied = false }: RandomModelOptions = {}): string {
   const dir = mkdtempSync(join(tmpdir(), 'galvani-model-'));
   const next = randomSource(seed);
   const tensors: TensorBytes[] = [];
@@ -49,7 +51,7 @@ export function writeRandomModel({ layers = 6, seed = 1 }: RandomModelOptions = 
   };
   add('model.embed_tokens.weight', [vocab, width], 1);
   add('model.norm.weight', [width], 0.1, 1);
-  linear('lm_head', vocab, width, false);
+  if (!tied) linear('lm_head', vocab, width, false);
   for (let i = 0; i < layers; i++) {
     const at = `model.layers.${i}`;
     add(`${at}.input_layernorm.weight`, [width], 0.1, 1);
@@ -89,7 +91,7 @@ export function writeRandomModel({ layers = 6, seed = 1 }: RandomModelOptions = 
     rms_norm_eps: 1e-6,
     rope_theta: 10000,
     rope_scaling: { type: 'mrope', mrope_section: [2, 1, 1] },
-    tie_word_embeddings: false,
+    tie_word_embeddings: tied,
     image_token_id: 60,
     vision_start_token_id: 61,
     vision_end_token_id: 62,

@@ -128,11 +128,14 @@ const grids = [
   [4, 6],
   [6, 6],
 ] as const;
-const images = grids.flatMap(([h, w], i) => [randomImage(100 + i, h, w), randomImage(200 + i, h, w)]);
+const images = {
+  small: grids.flatMap(([h, w], i) => [randomImage(100 + i, h, w), randomImage(200 + i, h, w)]),
+  large: [randomImage(300, 20, 28), randomImage(301, 20, 28), randomImage(302, 32, 12), randomImage(303, 4, 4)],
+};
 
-function randomPrompt(dice: Dice): Prompt {
-  const count = dice.pick([0, 0, 1, 1, 2]);
-  const chosen = Array.from({ length: count }, () => dice.pick(images));
+function randomPrompt(dice: Dice, size: 'small' | 'large'): Prompt {
+  const count = size === 'large' ? 1 + dice.int(2) : dice.pick([0, 0, 1, 1, 2]);
+  const chosen = Array.from({ length: count }, () => dice.pick(images[size]));
   if (count === 2 && dice.chance(0.3)) chosen[1] = chosen[0]!;
   const most = dice.pick([3, 8, 20]);
   const text = chosen.map(() => dice.int(most));
@@ -291,9 +294,14 @@ function randomGeneration(dice: Dice): GenerationOptions {
 }
 
 /** 1 to 8 trials in random order; sources may form chains and come after the trials that read them. */
-export function randomRequest(seed: number, models: readonly string[], layers: number): Trial[] {
+export function randomRequest(
+  seed: number,
+  models: readonly string[],
+  layers: number,
+  size: 'small' | 'large' = 'small',
+): Trial[] {
   const dice = new Dice(seed);
-  const prompts = Array.from({ length: 1 + dice.int(3) }, () => randomPrompt(dice));
+  const prompts = Array.from({ length: 1 + dice.int(3) }, () => randomPrompt(dice, size));
   const used = dice.shuffled(models).slice(0, 1 + dice.int(3));
   const trials: Trial[] = [];
   const count = 1 + dice.int(8);
