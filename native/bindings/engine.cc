@@ -1,11 +1,13 @@
-// NativeEngine: models as tables of views, and run(request) → Promise<response>. Field names are those of lib/native.ts.
+// NativeEngine: models as tables of views, and run(request) → Promise<response>. Field names are those of
+// lib/native.ts.
+#include "model/engine.h"
+
 #include <memory>
 #include <mutex>
 
 #include "bindings/addon.h"
 #include "bindings/convert.h"
 #include "bindings/task.h"
-#include "model/engine.h"
 
 namespace galvani {
 namespace {
@@ -13,7 +15,8 @@ namespace {
 std::vector<int32_t> to_small_ints(Napi::Value value, const std::string& where) {
   std::vector<int32_t> out;
   for (int64_t v : to_ints(value, where)) {
-    if (v < std::numeric_limits<int32_t>::min() || v > std::numeric_limits<int32_t>::max()) bad_argument(where, "32-bit integers");
+    if (v < std::numeric_limits<int32_t>::min() || v > std::numeric_limits<int32_t>::max())
+      bad_argument(where, "32-bit integers");
     out.push_back(static_cast<int32_t>(v));
   }
   return out;
@@ -24,10 +27,12 @@ constexpr int32_t kMaxSize = 1 << 24, kMaxLayers = 1 << 16;
 
 void check_size(const Fields& f, const char* name, int64_t value, int32_t most) {
   if (value < 1 || value > most)
-    throw Error(Code::kBadArgument, f.where(name) + ": expected a number from 1 to " + std::to_string(most) + ", got " + std::to_string(value));
+    throw Error(Code::kBadArgument, f.where(name) + ": expected a number from 1 to " + std::to_string(most) + ", got " +
+                                        std::to_string(value));
 }
 void check_positive(const Fields& f, const char* name, float value) {
-  if (!(value > 0.0f) || !std::isfinite(value)) throw Error(Code::kBadArgument, f.where(name) + ": expected a finite number > 0, got " + std::to_string(value));
+  if (!(value > 0.0f) || !std::isfinite(value))
+    throw Error(Code::kBadArgument, f.where(name) + ": expected a finite number > 0, got " + std::to_string(value));
 }
 
 DecoderConfig to_decoder(const Fields& f) {
@@ -60,7 +65,8 @@ DecoderConfig to_decoder(const Fields& f) {
     if (part < 0) bad_argument(f.where("mropeSection"), "numbers ≥ 0");
     turned += part;
   }
-  if (c.head_dim % 2 || turned != c.head_dim / 2) bad_argument(f.where("mropeSection"), "sections that sum to headDim / 2");
+  if (c.head_dim % 2 || turned != c.head_dim / 2)
+    bad_argument(f.where("mropeSection"), "sections that sum to headDim / 2");
   return c;
 }
 
@@ -87,7 +93,8 @@ VisionConfig to_vision(const Fields& f, const DecoderConfig& decoder) {
   check_size(f, "windowSize", c.window_size, kMaxSize);
   check_size(f, "width · mergeSize²", int64_t{c.width} * c.merge_size * c.merge_size, kMaxSize);
   check_positive(f, "rmsEps", c.rms_eps);
-  if (c.width % c.heads || c.width / c.heads % 4) bad_argument(f.where("heads"), "heads whose dimension is a multiple of 4");
+  if (c.width % c.heads || c.width / c.heads % 4)
+    bad_argument(f.where("heads"), "heads whose dimension is a multiple of 4");
   if (c.window_size / c.merge_size / c.patch_size < 1) bad_argument(f.where("windowSize"), "at least one merged patch");
   if (c.out_width != decoder.width) bad_argument(f.where("outWidth"), "the decoder's width");
   return c;
@@ -96,14 +103,16 @@ VisionConfig to_vision(const Fields& f, const DecoderConfig& decoder) {
 RowRange to_range(Napi::Value value, const std::string& where) {
   const std::vector<int64_t> pair = to_ints(value, where);
   if (pair.size() != 2) bad_argument(where, "[start, end]");
-  if (pair[0] < 0 || pair[0] > kOpenEnd || pair[1] < -1 || pair[1] > kOpenEnd) bad_argument(where, "rows within 31 bits");
+  if (pair[0] < 0 || pair[0] > kOpenEnd || pair[1] < -1 || pair[1] > kOpenEnd)
+    bad_argument(where, "rows within 31 bits");
   return {static_cast<int32_t>(pair[0]), pair[1] < 0 ? kOpenEnd : static_cast<int32_t>(pair[1])};
 }
 
 EditOp to_op(const std::string& name, const std::string& where) {
   static const std::pair<const char*, EditOp> table[] = {
-      {"zero", EditOp::kZero}, {"mean", EditOp::kMean},   {"resample", EditOp::kResample}, {"patch", EditOp::kPatch},
-      {"add", EditOp::kAdd},   {"scale", EditOp::kScale}, {"knockout", EditOp::kKnockout}, {"capture", EditOp::kCapture}};
+      {"zero", EditOp::kZero},         {"mean", EditOp::kMean},      {"resample", EditOp::kResample},
+      {"patch", EditOp::kPatch},       {"add", EditOp::kAdd},        {"scale", EditOp::kScale},
+      {"knockout", EditOp::kKnockout}, {"capture", EditOp::kCapture}};
   for (const auto& [text, op] : table)
     if (name == text) return op;
   bad_argument(where, "zero, mean, resample, patch, add, scale, knockout or capture");
@@ -128,7 +137,8 @@ Edit to_edit(Napi::Value value, const std::string& where) {
   e.site = *site;
   e.op = to_op(f.string("op"), f.where("op"));
   const std::string tower = f.string("tower", "decoder");
-  if (tower != "decoder" && tower != "vision" && tower != "projector") bad_argument(f.where("tower"), "decoder, vision or projector");
+  if (tower != "decoder" && tower != "vision" && tower != "projector")
+    bad_argument(f.where("tower"), "decoder, vision or projector");
   e.tower = tower == "decoder" ? Tower::kDecoder : tower == "vision" ? Tower::kVision : Tower::kProjector;
   e.layers = to_small_ints(f.value("layers"), f.where("layers"));
   if (f.has("heads")) {
@@ -219,7 +229,8 @@ std::shared_ptr<OwnedRequest> to_request(Napi::Value value, const Models& models
     }
     owned->request.prompts.push_back(std::move(input));
   }
-  owned->request.trials = to_vector(f.value("trials"), f.where("trials"), [&](Napi::Value v, const std::string& w) { return to_trial(v, w, models); });
+  owned->request.trials = to_vector(f.value("trials"), f.where("trials"),
+                                    [&](Napi::Value v, const std::string& w) { return to_trial(v, w, models); });
 
   // The pixels must fill their grids before anything reads them.
   if (!owned->request.trials.empty() && owned->request.trials[0].model->config.vision) {
@@ -229,8 +240,11 @@ std::shared_ptr<OwnedRequest> to_request(Napi::Value value, const Models& models
       for (int32_t side : owned->request.images[i].grid) expected *= side;
       const size_t got = owned->pixels[i].size();
       if (expected != static_cast<double>(got))
-        throw Error(Code::kShapeMismatch, "image " + std::to_string(i) + ": expected " + shape_text({owned->request.images[i].grid.begin(), owned->request.images[i].grid.end()}) +
-                                              " patches of " + std::to_string(patch_dim) + " pixel values, got " + std::to_string(got) + " values");
+        throw Error(Code::kShapeMismatch,
+                    "image " + std::to_string(i) + ": expected " +
+                        shape_text({owned->request.images[i].grid.begin(), owned->request.images[i].grid.end()}) +
+                        " patches of " + std::to_string(patch_dim) + " pixel values, got " + std::to_string(got) +
+                        " values");
     }
   }
   return owned;
@@ -266,10 +280,14 @@ Napi::Value to_js(Napi::Env env, const Response& response) {
   const RunStatistics& s = response.stats;
   Napi::Object stats = Napi::Object::New(env);
   const std::pair<const char*, double> numbers[] = {
-      {"prefillLayerRows", static_cast<double>(s.prefill_layer_rows)}, {"naiveLayerRows", static_cast<double>(s.naive_layer_rows)},
-      {"visionLayerRows", static_cast<double>(s.vision_layer_rows)},   {"naiveVisionLayerRows", static_cast<double>(s.naive_vision_layer_rows)},
-      {"decodeLayerRows", static_cast<double>(s.decode_layer_rows)},   {"prefillMs", s.prefill_ms},
-      {"visionMs", s.vision_ms},                                       {"decodeMs", s.decode_ms},
+      {"prefillLayerRows", static_cast<double>(s.prefill_layer_rows)},
+      {"naiveLayerRows", static_cast<double>(s.naive_layer_rows)},
+      {"visionLayerRows", static_cast<double>(s.vision_layer_rows)},
+      {"naiveVisionLayerRows", static_cast<double>(s.naive_vision_layer_rows)},
+      {"decodeLayerRows", static_cast<double>(s.decode_layer_rows)},
+      {"prefillMs", s.prefill_ms},
+      {"visionMs", s.vision_ms},
+      {"decodeMs", s.decode_ms},
       {"kvBytes", static_cast<double>(s.kv_bytes)}};
   for (const auto& [name, number] : numbers) stats.Set(name, Napi::Number::New(env, number));
   Napi::Object out = Napi::Object::New(env);
@@ -315,7 +333,8 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
         const std::string where = spec.where("tensors") + "." + canonical;
         const Napi::Array pair = to_array(tensors.Get(canonical), where);
         const int64_t index = to_int(pair.Get(0u), where + "[0]");
-        if (index < 0 || index >= static_cast<int64_t>(checkpoints.size())) bad_argument(where + "[0]", "an index into checkpoints");
+        if (index < 0 || index >= static_cast<int64_t>(checkpoints.size()))
+          bad_argument(where + "[0]", "an index into checkpoints");
         table.entries[canonical] = {checkpoints[index], to_string(pair.Get(1u), where + "[1]")};
       }
       std::shared_ptr<const Model> model = store_.build(model_config, table);
@@ -359,6 +378,8 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
 
 }  // namespace
 
-void init_engine(Napi::Env env, Napi::Object exports) { export_class(env, exports, "NativeEngine", NativeEngine::define(env)); }
+void init_engine(Napi::Env env, Napi::Object exports) {
+  export_class(env, exports, "NativeEngine", NativeEngine::define(env));
+}
 
 }  // namespace galvani

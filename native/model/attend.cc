@@ -21,7 +21,8 @@ struct EditTable {
 // Rows (or heads) touched by the same edits form a class.
 uint8_t class_of(std::map<std::string, uint8_t>& classes, const std::string& members) {
   const auto [it, fresh] = classes.try_emplace(members, static_cast<uint8_t>(classes.size()));
-  if (classes.size() > 255) throw Error(Code::kUnsupported, "attn_logits: more than 255 distinct combinations of edits in one run");
+  if (classes.size() > 255)
+    throw Error(Code::kUnsupported, "attn_logits: more than 255 distinct combinations of edits in one run");
   return it->second;
 }
 
@@ -35,7 +36,8 @@ std::unique_ptr<EditTable> score_edits(const Block& block, const std::vector<Key
   for (int32_t h = 0; h < heads; ++h) {
     std::string members;
     for (const Edit* edit : edits)
-      members.push_back(edit->heads.empty() || std::find(edit->heads.begin(), edit->heads.end(), h) != edit->heads.end());
+      members.push_back(edit->heads.empty() ||
+                        std::find(edit->heads.begin(), edit->heads.end(), h) != edit->heads.end());
     made->head_class.push_back(class_of(head_classes, members));
   }
   for (int32_t r = 0; r < block.full; ++r) {
@@ -54,20 +56,25 @@ std::unique_ptr<EditTable> score_edits(const Block& block, const std::vector<Key
           for (const RowRanges& span : edits[e]->keys) hit = hit || contains(span, runs[run].index);
           if (!hit) continue;
           switch (edits[e]->op) {
-            case EditOp::kKnockout: cell.blocked = true; break;
-            case EditOp::kAdd: cell.beta += edits[e]->scalar; break;
+            case EditOp::kKnockout:
+              cell.blocked = true;
+              break;
+            case EditOp::kAdd:
+              cell.beta += edits[e]->scalar;
+              break;
             case EditOp::kScale:
               cell.gamma *= edits[e]->scalar;
               cell.beta *= edits[e]->scalar;
               break;
-            default: throw Error(Code::kInternal, "attn_logits: not a score edit");
+            default:
+              throw Error(Code::kInternal, "attn_logits: not a score edit");
           }
         }
       }
     }
   }
-  made->view = {made->head_class.data(), made->row_class.data(), static_cast<int32_t>(row_classes.size()), made->table.data(),
-                static_cast<int32_t>(runs.size())};
+  made->view = {made->head_class.data(), made->row_class.data(), static_cast<int32_t>(row_classes.size()),
+                made->table.data(), static_cast<int32_t>(runs.size())};
   return made;
 }
 
@@ -110,7 +117,8 @@ bool measures_attention(const CaptureSink* sink) { return sink->edit().site == S
 
 }  // namespace
 
-void attend(const DecoderConfig& config, const KvArena& arena, const LayerInput& in, const float* q, float* z, ThreadPool& pool) {
+void attend(const DecoderConfig& config, const KvArena& arena, const LayerInput& in, const float* q, float* z,
+            ThreadPool& pool) {
   const std::vector<Block>& blocks = *in.blocks;
   const int32_t H = config.heads, D = config.head_dim;
   const int64_t HD = int64_t{H} * D;

@@ -6,6 +6,7 @@
 namespace galvani {
 
 // q (R, H·D) → z (R, H·D), for the full rows of every block.
-void attend(const DecoderConfig& config, const KvArena& arena, const LayerInput& in, const float* q, float* z, ThreadPool& pool);
+void attend(const DecoderConfig& config, const KvArena& arena, const LayerInput& in, const float* q, float* z,
+            ThreadPool& pool);
 
 }  // namespace galvani

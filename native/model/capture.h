@@ -8,7 +8,8 @@ namespace galvani {
 
 class CaptureSink {
  public:
-  explicit CaptureSink(const Edit* edit) : edit_(edit), layers_(edit->site == Site::kLogits ? 1 : edit->layers.size()) {}
+  explicit CaptureSink(const Edit* edit)
+      : edit_(edit), layers_(edit->site == Site::kLogits ? 1 : edit->layers.size()) {}
 
   const Edit& edit() const { return *edit_; }
 

@@ -47,8 +47,9 @@ namespace {
 
 // The two stretches of matrix rows that belong to a block.
 std::array<RowBlock, 2> parts_of(const Block& block) {
-  return {RowBlock{block.full_begin, block.rows.data(), block.full},
-          RowBlock{block.keys_begin, block.rows.data() + block.full, static_cast<int32_t>(block.rows.size()) - block.full}};
+  return {
+      RowBlock{block.full_begin, block.rows.data(), block.full},
+      RowBlock{block.keys_begin, block.rows.data() + block.full, static_cast<int32_t>(block.rows.size()) - block.full}};
 }
 
 }  // namespace
@@ -69,7 +70,8 @@ void DecoderPass::site(const LayerInput& in, Site site, float* x, int64_t width,
       const SourceRow source = [&](int32_t row) { return row_of(bound.source, row); };
       const SourceRow own = [&](int32_t row) { return row_of(b, row); };
       const std::array<RowBlock, 2> parts = parts_of(block);
-      apply_edit(*bound.edit, x, width, width, head_dim, {parts.data(), full_only ? 1u : 2u}, source, own, block.prompt_rows);
+      apply_edit(*bound.edit, x, width, width, head_dim, {parts.data(), full_only ? 1u : 2u}, source, own,
+                 block.prompt_rows);
     }
     for (CaptureSink* sink : block.captures) {
       const Edit& edit = sink->edit();
@@ -77,7 +79,8 @@ void DecoderPass::site(const LayerInput& in, Site site, float* x, int64_t width,
       if (block.prefix) {  // decode: the one row of this step
         if (contains(edit.rows, block.rows[0])) sink->add_row(in.layer, row_of(b, block.rows[0]), width, head_dim);
       } else {
-        for (int32_t row : expand(edit.rows, block.prompt_rows)) sink->add_row(in.layer, row_of(b, row), width, head_dim);
+        for (int32_t row : expand(edit.rows, block.prompt_rows))
+          sink->add_row(in.layer, row_of(b, row), width, head_dim);
       }
     }
   }
@@ -112,7 +115,8 @@ void DecoderPass::publish_keys(const LayerInput& in) {
 
     if (block.prefix) {
       const int64_t at = block.full_begin;
-      arena_.append(*block.keys, *block.page, *block.page_used, block.rows[0], k_.data() + at * GD, v_.data() + at * GD);
+      arena_.append(*block.keys, *block.page, *block.page_used, block.rows[0], k_.data() + at * GD,
+                    v_.data() + at * GD);
     } else {
       std::shared_ptr<KvPage> page;
       int32_t used = 0;
@@ -130,7 +134,8 @@ void DecoderPass::publish_keys(const LayerInput& in) {
       // Neighbouring one-row slices of shared pages become one.
       KeyList merged;
       for (const KeySlice& slice : *block.keys) {
-        if (!merged.empty() && merged.back().page == slice.page && merged.back().slot + merged.back().count == slice.slot &&
+        if (!merged.empty() && merged.back().page == slice.page &&
+            merged.back().slot + merged.back().count == slice.slot &&
             merged.back().index + merged.back().count == slice.index)
           merged.back().count += slice.count;
         else
@@ -142,7 +147,8 @@ void DecoderPass::publish_keys(const LayerInput& in) {
     for (CaptureSink* sink : block.captures) {
       const Edit& edit = sink->edit();
       if (edit.site != Site::kK && edit.site != Site::kV) continue;
-      std::vector<int32_t> rows = block.prefix ? std::vector<int32_t>{block.rows[0]} : expand(edit.rows, block.prompt_rows);
+      std::vector<int32_t> rows =
+          block.prefix ? std::vector<int32_t>{block.rows[0]} : expand(edit.rows, block.prompt_rows);
       for (int32_t row : rows) {
         if (block.prefix && !contains(edit.rows, row)) continue;
         arena_.read(*block.keys, row, edit.site == Site::kV, captured.data());
@@ -179,7 +185,8 @@ void DecoderPass::forward(const LayerInput& in) {
     matmul({q_.data() + g.begin * HD, HD, h_.data() + g.begin * C, C, w.q.w, w.q.bias_or_null(), g.full}, pool_);
     matmul({k_.data() + g.begin * GD, GD, h_.data() + g.begin * C, C, w.k.w, w.k.bias_or_null(), g.rows}, pool_);
     matmul({v_.data() + g.begin * GD, GD, h_.data() + g.begin * C, C, w.v.w, w.v.bias_or_null(), g.rows}, pool_);
-    rope_apply(q_.data() + g.begin * HD, HD, g.full, config_.heads, D, in.cos + g.begin * (D / 2), in.sin + g.begin * (D / 2), pool_);
+    rope_apply(q_.data() + g.begin * HD, HD, g.full, config_.heads, D, in.cos + g.begin * (D / 2),
+               in.sin + g.begin * (D / 2), pool_);
   }
   rope_apply(k_.data(), GD, R, config_.kv_heads, D, in.cos, in.sin, pool_);
   site(in, Site::kQ, q_.data(), HD, D, true);

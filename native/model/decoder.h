@@ -50,7 +50,8 @@ struct LayerInput {
 
 class DecoderPass {
  public:
-  DecoderPass(const DecoderConfig& config, KvArena& arena, ThreadPool& pool) : config_(config), arena_(arena), pool_(pool) {}
+  DecoderPass(const DecoderConfig& config, KvArena& arena, ThreadPool& pool)
+      : config_(config), arena_(arena), pool_(pool) {}
 
   // Lays the blocks' rows out, grouped by weights, full rows of a group first. Returns R.
   static int64_t arrange(std::vector<Block>& blocks);

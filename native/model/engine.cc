@@ -102,7 +102,8 @@ class Runner {
             continue;
           }
           VisionJob::Bound bound{edit, -1};
-          const int32_t unit = edit.tower == Tower::kProjector ? config_.vision->merge_size * config_.vision->merge_size : 1;
+          const int32_t unit =
+              edit.tower == Tower::kProjector ? config_.vision->merge_size * config_.vision->merge_size : 1;
           bound.edit.rows = clip(edit.rows, first_patch / unit, patches / unit);
           if (bound.edit.rows.empty()) continue;
           if (edit.source >= 0) bind_source(place, edit, unit, bound);
@@ -120,7 +121,8 @@ class Runner {
         if (fresh) {
           if (captures)
             for (auto& sink : sinks_[t])
-              if (sink->edit().tower != Tower::kDecoder && sink->edit().prefill) job.captures.emplace_back(sink.get(), first_patch);
+              if (sink->edit().tower != Tower::kDecoder && sink->edit().prefill)
+                job.captures.emplace_back(sink.get(), first_patch);
           jobs_.push_back(std::move(job));
           response_.stats.vision_layer_rows += int64_t{patches} * config_.vision->layers;
         }
@@ -139,9 +141,11 @@ class Runner {
       control_.check();
       size_t end = at;
       int64_t rows = 0;
-      while (end < jobs_.size() && (linked || end == at || rows < 8192)) rows += request_.images[jobs_[end++].image].patches();
+      while (end < jobs_.size() && (linked || end == at || rows < 8192))
+        rows += request_.images[jobs_[end++].image].patches();
       const std::vector<VisionJob> slab(jobs_.begin() + at, jobs_.begin() + end);
-      for (auto& tokens : encode_images(*config_.vision, request_.images, slab, pool_)) image_tokens_.push_back(std::move(tokens));
+      for (auto& tokens : encode_images(*config_.vision, request_.images, slab, pool_))
+        image_tokens_.push_back(std::move(tokens));
       at = end;
       control_.report(Stage::kVision, static_cast<int64_t>(at), static_cast<int64_t>(jobs_.size()));
     }
@@ -151,7 +155,8 @@ class Runner {
   void bind_source(size_t place, const Edit& edit, int32_t unit, VisionJob::Bound& bound) {
     const PromptInput& from = prompt_of(edit.source);
     int32_t source_first = 0;
-    for (size_t p = 0; p < place; ++p) source_first += static_cast<int32_t>(request_.images[from.images[p].image].patches()) / unit;
+    for (size_t p = 0; p < place; ++p)
+      source_first += static_cast<int32_t>(request_.images[from.images[p].image].patches()) / unit;
     const int32_t source_count = static_cast<int32_t>(request_.images[from.images[place].image].patches()) / unit;
     bound.source = job_of_[edit.source][place];
     bound.edit.source_rows = clip(edit.source_rows, source_first, source_count);
@@ -167,14 +172,16 @@ class Runner {
     const int64_t C = decoder_.width;
     for (int32_t t = 0; t < trials(); ++t) {
       const Weight& table = trial(t).model->embed;
-      const auto [it, fresh] = known.try_emplace(Key{trial(t).prompt, table.data, job_of_[t]}, static_cast<int32_t>(known.size()));
+      const auto [it, fresh] =
+          known.try_emplace(Key{trial(t).prompt, table.data, job_of_[t]}, static_cast<int32_t>(known.size()));
       root_of[t] = it->second;
       if (!fresh) continue;
       const PromptInput& prompt = prompt_of(t);
       std::vector<float> rows(prompt.rows() * C);
       embed_rows(rows.data(), C, prompt.ids.data(), prompt.rows(), table);
       for (size_t p = 0; p < prompt.images.size(); ++p)
-        std::memcpy(rows.data() + prompt.images[p].start * C, image_tokens_[job_of_[t][p]].data(), prompt.images[p].count * C * sizeof(float));
+        std::memcpy(rows.data() + prompt.images[p].start * C, image_tokens_[job_of_[t][p]].data(),
+                    prompt.images[p].count * C * sizeof(float));
       roots_.push_back(std::move(rows));
     }
     image_tokens_.clear();
@@ -183,8 +190,8 @@ class Runner {
     for (const PromptInput& prompt : request_.prompts) {
       cos_of_.emplace_back(prompt.rows() * half);
       sin_of_.emplace_back(prompt.rows() * half);
-      mrope_table(cos_of_.back().data(), sin_of_.back().data(), prompt.positions.data(), prompt.rows(), decoder_.head_dim,
-                  decoder_.mrope_section.data(), decoder_.rope_theta);
+      mrope_table(cos_of_.back().data(), sin_of_.back().data(), prompt.positions.data(), prompt.rows(),
+                  decoder_.head_dim, decoder_.mrope_section.data(), decoder_.rope_theta);
     }
     plan_ = make_plan(request_, std::move(root_of));
     response_.stats.prefill_layer_rows = plan_.layer_rows;
@@ -195,7 +202,8 @@ class Runner {
     std::vector<CaptureSink*> found;
     for (auto& sink : sinks_[t]) {
       const Edit& edit = sink->edit();
-      if (edit.tower == Tower::kDecoder && edit.site != Site::kLogits && (prefill ? edit.prefill : edit.decode) && edit.at_layer(layer))
+      if (edit.tower == Tower::kDecoder && edit.site != Site::kLogits && (prefill ? edit.prefill : edit.decode) &&
+          edit.at_layer(layer))
         found.push_back(sink.get());
     }
     return found;
@@ -270,7 +278,8 @@ class Runner {
   // ---- outputs ----------------------------------------------------------------------------------------------------
 
   // Logits of rows of x under each row's own head: rows sharing a head are one matmul.
-  std::vector<float> logits_of(const std::vector<float>& x, const std::vector<int64_t>& rows, const std::vector<const Head*>& heads) {
+  std::vector<float> logits_of(const std::vector<float>& x, const std::vector<int64_t>& rows,
+                               const std::vector<const Head*>& heads) {
     const int64_t C = decoder_.width, V = decoder_.vocab, n = static_cast<int64_t>(rows.size());
     std::vector<float> logits(n * V);
     std::vector<const Head*> distinct;
@@ -283,13 +292,15 @@ class Runner {
         if (heads[i] == head) members.push_back(i);
       const int64_t m = static_cast<int64_t>(members.size());
       gathered.resize(m * C);
-      for (int64_t i = 0; i < m; ++i) std::memcpy(gathered.data() + i * C, x.data() + rows[members[i]] * C, C * sizeof(float));
+      for (int64_t i = 0; i < m; ++i)
+        std::memcpy(gathered.data() + i * C, x.data() + rows[members[i]] * C, C * sizeof(float));
       rms_norm(gathered.data(), C, gathered.data(), C, head->norm.data(), m, C, decoder_.rms_eps, pool_);
       const bool all = m == n;
       if (!all) out.resize(m * V);
       matmul({all ? logits.data() : out.data(), V, gathered.data(), C, head->w, nullptr, m}, pool_);
       if (!all)
-        for (int64_t i = 0; i < m; ++i) std::memcpy(logits.data() + members[i] * V, out.data() + i * V, V * sizeof(float));
+        for (int64_t i = 0; i < m; ++i)
+          std::memcpy(logits.data() + members[i] * V, out.data() + i * V, V * sizeof(float));
     }
     return logits;
   }
@@ -339,7 +350,8 @@ class Runner {
     // Sources before the trials that read them, each (trial, row) once.
     std::vector<int32_t> rank(trials());
     for (size_t i = 0; i < plan_.order.size(); ++i) rank[plan_.order[i]] = static_cast<int32_t>(i);
-    std::sort(wanted.begin(), wanted.end(), [&](auto a, auto b) { return std::pair(rank[a.first], a.second) < std::pair(rank[b.first], b.second); });
+    std::sort(wanted.begin(), wanted.end(),
+              [&](auto a, auto b) { return std::pair(rank[a.first], a.second) < std::pair(rank[b.first], b.second); });
     wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
     for (auto [t, row] : wanted) {
       const int64_t at = DecoderPass::locate(last_blocks_, plan_.node_of[last][t], row);
@@ -352,8 +364,10 @@ class Runner {
     const int64_t V = decoder_.vocab;
     for (size_t at = 0, end = 0; at < wanted.size(); at = end) {
       std::vector<int32_t> of_trial;
-      for (; end < wanted.size() && wanted[end].first == wanted[at].first; ++end) of_trial.push_back(wanted[end].second);
-      edit_logits(wanted[at].first, of_trial.data(), static_cast<int32_t>(of_trial.size()), logits_.data() + static_cast<int64_t>(at) * V, true);
+      for (; end < wanted.size() && wanted[end].first == wanted[at].first; ++end)
+        of_trial.push_back(wanted[end].second);
+      edit_logits(wanted[at].first, of_trial.data(), static_cast<int32_t>(of_trial.size()),
+                  logits_.data() + static_cast<int64_t>(at) * V, true);
     }
     for (int32_t t = 0; t < trials(); ++t) {
       const int32_t n = prompt_of(t).rows();
@@ -367,7 +381,8 @@ class Runner {
         for (int32_t id : trial(t).score_tokens) output.score_logprobs.push_back(static_cast<float>(logits[id] - lse));
       }
       if (trial(t).kl_to >= 0)
-        output.kl = kl_divergence(prompt_logits(t, n - 1), prompt_logits(trial(t).kl_to, prompt_of(trial(t).kl_to).rows() - 1), V);
+        output.kl = kl_divergence(prompt_logits(t, n - 1),
+                                  prompt_logits(trial(t).kl_to, prompt_of(trial(t).kl_to).rows() - 1), V);
     }
     last_x_.clear();
     last_x_.shrink_to_fit();
@@ -444,7 +459,8 @@ class Runner {
         embed_rows(x.data() + i * C, C, &token, 1, trial(d.trial).model->embed);
         const int32_t position = prompt_of(d.trial).next_position + d.row - prompt_of(d.trial).rows();
         const int32_t positions[3] = {position, position, position};
-        mrope_table(cos.data() + i * half, sin.data() + i * half, positions, 1, decoder_.head_dim, decoder_.mrope_section.data(), decoder_.rope_theta);
+        mrope_table(cos.data() + i * half, sin.data() + i * half, positions, 1, decoder_.head_dim,
+                    decoder_.mrope_section.data(), decoder_.rope_theta);
       }
       for (int32_t layer = 0; layer < decoder_.layers; ++layer) {
         std::vector<Block> blocks(n);
@@ -457,7 +473,8 @@ class Runner {
           std::memcpy(ordered_sin.data() + to * half, sin.data() + i * half, half * sizeof(float));
         }
         pass_.forward({layer, ordered.data(), n, ordered_cos.data(), ordered_sin.data(), &blocks});
-        for (int64_t i = 0; i < n; ++i) std::memcpy(x.data() + i * C, ordered.data() + blocks[i].full_begin * C, C * sizeof(float));
+        for (int64_t i = 0; i < n; ++i)
+          std::memcpy(x.data() + i * C, ordered.data() + blocks[i].full_begin * C, C * sizeof(float));
       }
       response_.stats.decode_layer_rows += n * decoder_.layers;
 
@@ -495,8 +512,8 @@ class Runner {
     block.index_from = d.row;
     block.prompt_rows = prompt_of(t).rows();
     for (const Edit& edit : trial(t).edits)
-      if (!edit.captures() && edit.decode && edit.tower == Tower::kDecoder && edit.site != Site::kLogits && edit.at_layer(layer) &&
-          contains(edit.rows, d.row))
+      if (!edit.captures() && edit.decode && edit.tower == Tower::kDecoder && edit.site != Site::kLogits &&
+          edit.at_layer(layer) && contains(edit.rows, d.row))
         block.edits.push_back({&edit, -1});
     block.captures = captures_at(t, layer, false);
     block.cuts = &plan_.cuts[trial(t).prompt];

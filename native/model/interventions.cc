@@ -112,8 +112,8 @@ int32_t Edit::source_row_of(int32_t target) const {
   return row_at(source_rows, ordinal_of(rows, target));
 }
 
-void apply_edit(const Edit& edit, float* x, int64_t ldx, int64_t width, int64_t head_dim, std::span<const RowBlock> blocks,
-                const SourceRow& source, const SourceRow& own, int32_t prompt_rows) {
+void apply_edit(const Edit& edit, float* x, int64_t ldx, int64_t width, int64_t head_dim,
+                std::span<const RowBlock> blocks, const SourceRow& source, const SourceRow& own, int32_t prompt_rows) {
   bool any = false;
   for (const RowBlock& block : blocks)
     for (int32_t i = 0; i < block.count && !any; ++i) any = contains(edit.rows, block.rows[i]);
@@ -133,7 +133,8 @@ void apply_edit(const Edit& edit, float* x, int64_t ldx, int64_t width, int64_t 
     if (edit.vector) {
       replacement = edit.vector->data();
     } else {
-      const std::vector<int32_t> rows = edit.source >= 0 ? expand(edit.source_rows, kOpenEnd) : expand(edit.rows, prompt_rows);
+      const std::vector<int32_t> rows =
+          edit.source >= 0 ? expand(edit.source_rows, kOpenEnd) : expand(edit.rows, prompt_rows);
       std::vector<double> sum(width, 0.0);
       for (int32_t row : rows) {
         const float* from = (edit.source >= 0 ? source : own)(row);
@@ -153,10 +154,14 @@ void apply_edit(const Edit& edit, float* x, int64_t ldx, int64_t width, int64_t 
       if (edit.op == EditOp::kPatch || edit.op == EditOp::kResample) from = source(edit.source_row_of(block.rows[i]));
       for (auto [begin, end] : columns) {
         switch (edit.op) {
-          case EditOp::kZero: std::fill(row + begin, row + end, 0.0f); break;
+          case EditOp::kZero:
+            std::fill(row + begin, row + end, 0.0f);
+            break;
           case EditOp::kMean:
           case EditOp::kPatch:
-          case EditOp::kResample: std::memcpy(row + begin, from + begin, (end - begin) * sizeof(float)); break;
+          case EditOp::kResample:
+            std::memcpy(row + begin, from + begin, (end - begin) * sizeof(float));
+            break;
           case EditOp::kAdd:
             for (int64_t c = begin; c < end; ++c) row[c] += edit.vector ? (*edit.vector)[c] : edit.scalar;
             break;
@@ -164,7 +169,8 @@ void apply_edit(const Edit& edit, float* x, int64_t ldx, int64_t width, int64_t 
             for (int64_t c = begin; c < end; ++c) row[c] *= edit.scalar;
             break;
           case EditOp::kKnockout:
-          case EditOp::kCapture: throw Error(Code::kInternal, "apply_edit: not an activation edit");
+          case EditOp::kCapture:
+            throw Error(Code::kInternal, "apply_edit: not an activation edit");
         }
       }
     }

@@ -39,10 +39,10 @@ struct Edit {
   Site site = Site::kResidPost;
   EditOp op = EditOp::kZero;
   Tower tower = Tower::kDecoder;
-  std::vector<int32_t> layers;  // sorted
-  std::vector<int32_t> heads;   // empty: all
-  RowRanges rows;               // rows acted on; query rows at attn_logits
-  std::vector<RowRanges> keys;  // attn_logits: edits use their union, captures one column each
+  std::vector<int32_t> layers;                       // sorted
+  std::vector<int32_t> heads;                        // empty: all
+  RowRanges rows;                                    // rows acted on; query rows at attn_logits
+  std::vector<RowRanges> keys;                       // attn_logits: edits use their union, captures one column each
   std::shared_ptr<const std::vector<float>> vector;  // add, mean: (width) or (heads·D)
   float scalar = 0.0f;                               // add, scale
   int32_t source = -1;                               // trial index of the source run: patch, resample, mean
@@ -73,10 +73,10 @@ struct RowBlock {
 // Finds an activation row of a source run at the same site and layer; heads·D or C floats.
 using SourceRow = std::function<const float*(int32_t row)>;
 
-// Applies one edit (not a capture, not attn_logits) to those rows of the blocks of one run that it names. x (rows, width), stride ldx;
-// head_dim 0 for sites that have no heads. `source` is null unless edit.source ≥ 0; `own` finds rows of the run itself
-// (mean without a value).
-void apply_edit(const Edit& edit, float* x, int64_t ldx, int64_t width, int64_t head_dim, std::span<const RowBlock> blocks,
-                const SourceRow& source, const SourceRow& own, int32_t prompt_rows);
+// Applies one edit (not a capture, not attn_logits) to those rows of the blocks of one run that it names. x (rows,
+// width), stride ldx; head_dim 0 for sites that have no heads. `source` is null unless edit.source ≥ 0; `own` finds
+// rows of the run itself (mean without a value).
+void apply_edit(const Edit& edit, float* x, int64_t ldx, int64_t width, int64_t head_dim,
+                std::span<const RowBlock> blocks, const SourceRow& source, const SourceRow& own, int32_t prompt_rows);
 
 }  // namespace galvani

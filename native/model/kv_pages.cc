@@ -24,7 +24,8 @@ std::shared_ptr<KvPage> KvArena::allocate() {
           }};
 }
 
-void KvArena::append(KeyList& list, std::shared_ptr<KvPage>& own_page, int32_t& own_used, int32_t index, const float* k, const float* v) {
+void KvArena::append(KeyList& list, std::shared_ptr<KvPage>& own_page, int32_t& own_used, int32_t index, const float* k,
+                     const float* v) {
   if (!own_page || own_used == kPageKeys) {
     own_page = allocate();
     own_used = 0;
@@ -63,14 +64,16 @@ void append_slices(KeyList& to, const KeyList& from, int32_t begin, int32_t end,
   }
 }
 
-void KeyRuns::build(const KvArena& arena, const KeyList& list, const std::vector<int32_t>& cuts, const std::vector<int32_t>& segment_of) {
+void KeyRuns::build(const KvArena& arena, const KeyList& list, const std::vector<int32_t>& cuts,
+                    const std::vector<int32_t>& segment_of) {
   runs_.clear();
   k_.clear();
   v_.clear();
   append(arena, list, cuts, segment_of);
 }
 
-void KeyRuns::append(const KvArena& arena, const KeyList& list, const std::vector<int32_t>& cuts, const std::vector<int32_t>& segment_of) {
+void KeyRuns::append(const KvArena& arena, const KeyList& list, const std::vector<int32_t>& cuts,
+                     const std::vector<int32_t>& segment_of) {
   kv_heads_ = arena.kv_heads();
   for (const KeySlice& slice : list) {
     int32_t begin = slice.index;

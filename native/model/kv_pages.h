@@ -31,16 +31,21 @@ class KvArena {
   KvArena(int32_t kv_heads, int32_t head_dim) : kv_heads_(kv_heads), head_dim_(head_dim) {}
 
   std::shared_ptr<KvPage> allocate();
-  int64_t page_bytes() const { return int64_t{2} * kv_heads_ * kPageKeys * head_dim_ * static_cast<int64_t>(sizeof(float)); }
+  int64_t page_bytes() const {
+    return int64_t{2} * kv_heads_ * kPageKeys * head_dim_ * static_cast<int64_t>(sizeof(float));
+  }
   int64_t peak_bytes() const { return pool_->peak * page_bytes(); }
 
   // Row `slot` of head g.
-  float* key(KvPage& page, int32_t g, int32_t slot) const { return page.data.data() + (int64_t{g} * kPageKeys + slot) * head_dim_; }
+  float* key(KvPage& page, int32_t g, int32_t slot) const {
+    return page.data.data() + (int64_t{g} * kPageKeys + slot) * head_dim_;
+  }
   float* value(KvPage& page, int32_t g, int32_t slot) const { return key(page, kv_heads_ + g, slot); }
 
   // Appends one key row (G·D floats each) to a list; extends the last page when it is this list's own and has room.
   // `own_page`: page most recently allocated by this writer.
-  void append(KeyList& list, std::shared_ptr<KvPage>& own_page, int32_t& own_used, int32_t index, const float* k, const float* v);
+  void append(KeyList& list, std::shared_ptr<KvPage>& own_page, int32_t& own_used, int32_t index, const float* k,
+              const float* v);
 
   // Copies the key or value of logical row `index` into out (G·D floats). The row must be in the list.
   void read(const KeyList& list, int32_t index, bool value, float* out) const;
@@ -65,8 +70,10 @@ void append_slices(KeyList& to, const KeyList& from, int32_t begin, int32_t end,
 class KeyRuns {
  public:
   // segment_of[i] is the segment of keys in [cuts[i−1], cuts[i]); keys ≥ the last cut get segment_of.back().
-  void build(const KvArena& arena, const KeyList& list, const std::vector<int32_t>& cuts, const std::vector<int32_t>& segment_of);
-  void append(const KvArena& arena, const KeyList& list, const std::vector<int32_t>& cuts, const std::vector<int32_t>& segment_of);
+  void build(const KvArena& arena, const KeyList& list, const std::vector<int32_t>& cuts,
+             const std::vector<int32_t>& segment_of);
+  void append(const KvArena& arena, const KeyList& list, const std::vector<int32_t>& cuts,
+              const std::vector<int32_t>& segment_of);
   const std::vector<KeyRun>& finish();  // fixes pointers; call once after building
 
  private:

@@ -50,7 +50,8 @@ namespace {
 int32_t first_difference(const std::vector<NodeEdit>& a, const std::vector<NodeEdit>& b) {
   // Edits are applied in order, so compare the lists as sequences; from the first mismatch on every edit counts.
   size_t same = 0;
-  while (same < a.size() && same < b.size() && a[same].content == b[same].content && a[same].source == b[same].source) ++same;
+  while (same < a.size() && same < b.size() && a[same].content == b[same].content && a[same].source == b[same].source)
+    ++same;
   int32_t first = kOpenEnd;
   for (size_t i = same; i < a.size(); ++i) first = std::min(first, first_row(a[i].edit->rows));
   for (size_t i = same; i < b.size(); ++i) first = std::min(first, first_row(b[i].edit->rows));
@@ -70,7 +71,8 @@ struct Builder {
     std::vector<NodeEdit> edits;
     const TrialInput& input = request.trials[trial];
     for (const Edit& edit : input.edits) {
-      if (edit.captures() || edit.site == Site::kLogits || !edits_prefill_decoder(edit) || !edit.at_layer(layer)) continue;
+      if (edit.captures() || edit.site == Site::kLogits || !edits_prefill_decoder(edit) || !edit.at_layer(layer))
+        continue;
       if (first_row(edit.rows) >= request.prompts[input.prompt].rows()) continue;  // generated rows only
       const auto [it, fresh] = contents.try_emplace(edit.content(), static_cast<int32_t>(contents.size()));
       edits.push_back({&edit, it->second, edit.source < 0 ? -1 : plan.node_of[layer][edit.source]});
@@ -219,7 +221,8 @@ struct Builder {
     for (int32_t trial = 0; trial < static_cast<int32_t>(request.trials.size()); ++trial) {
       const TrialInput& input = request.trials[trial];
       for (const Edit& edit : input.edits) {
-        if (!edit.captures() || edit.site == Site::kLogits || !edits_prefill_decoder(edit) || !edit.at_layer(layer)) continue;
+        if (!edit.captures() || edit.site == Site::kLogits || !edits_prefill_decoder(edit) || !edit.at_layer(layer))
+          continue;
         for (int32_t row : expand(edit.rows, request.prompts[input.prompt].rows()))
           need_site(layer, plan.node_of[layer][trial], row, edit.site);
       }
@@ -236,7 +239,8 @@ struct Builder {
           if (edit.captures() || edit.own_mean())
             for (int32_t row : expand(edit.rows, n)) need_full(last, plan.node_of[last][trial], row);
           if (edit.source >= 0)
-            for (int32_t row : expand(edit.source_rows, kOpenEnd)) need_full(last, plan.node_of[last][edit.source], row);
+            for (int32_t row : expand(edit.source_rows, kOpenEnd))
+              need_full(last, plan.node_of[last][edit.source], row);
         }
       if (wanted) need_full(last, plan.node_of[last][trial], n - 1);
       if (input.kl_to >= 0) {
@@ -262,7 +266,8 @@ struct Builder {
             if (edit.op == EditOp::kMean) {
               for (int32_t row : expand(edit.source_rows, kOpenEnd)) need_site(layer, bound.source, row, edit.site);
             } else {
-              for (int32_t row : expand(edit.rows, n)) need_site(layer, bound.source, edit.source_row_of(row), edit.site);
+              for (int32_t row : expand(edit.rows, n))
+                need_site(layer, bound.source, edit.source_row_of(row), edit.site);
             }
           } else if (edit.own_mean()) {
             for (int32_t row : expand(edit.rows, n)) need_site(layer, i, row, edit.site);
@@ -281,7 +286,8 @@ struct Builder {
         plan.layer_rows += node.live_rows;
       }
     }
-    for (const TrialInput& input : request.trials) plan.naive_layer_rows += int64_t{request.prompts[input.prompt].rows()} * layers;
+    for (const TrialInput& input : request.trials)
+      plan.naive_layer_rows += int64_t{request.prompts[input.prompt].rows()} * layers;
   }
 
   void find_cuts() {

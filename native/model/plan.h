@@ -1,7 +1,8 @@
 // The sweep as a tree. A trial equals its neighbours until the first layer where its weights or its interventions
 // differ: at every layer the trials are partitioned into nodes that compute the same thing, and a node that forks from
 // another shares the rows before its first changed one. Going backwards from the wanted outputs, only live rows are
-// computed: a row is live at a layer if its own K/V of that or a later layer is read by a live row, or its output is wanted.
+// computed: a row is live at a layer if its own K/V of that or a later layer is read by a live row, or its output is
+// wanted.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -29,20 +30,20 @@ struct Node {
   const DecoderLayer* weights = nullptr;
   std::vector<NodeEdit> edits;  // those that change something here, in the trial's order
   std::vector<int32_t> trials;
-  bool keep_keys = false;         // some trial decodes
-  std::vector<uint8_t> full;      // (n) rows that pass the whole layer here
-  std::vector<uint8_t> keys;      // (n) rows whose K, V are computed here
+  bool keep_keys = false;          // some trial decodes
+  std::vector<uint8_t> full;       // (n) rows that pass the whole layer here
+  std::vector<uint8_t> keys;       // (n) rows whose K, V are computed here
   std::vector<int32_t> kv_source;  // (n) or empty: edit (index) whose source supplies both K and V of the row; −1: own
   int64_t live_rows = 0;
 };
 
 struct Plan {
-  std::vector<std::vector<Node>> layers;           // (L) nodes in an order where base and source come first
-  std::vector<std::vector<int32_t>> node_of;       // (L)(trials)
-  std::vector<int32_t> root_of;                    // (trials)
+  std::vector<std::vector<Node>> layers;      // (L) nodes in an order where base and source come first
+  std::vector<std::vector<int32_t>> node_of;  // (L)(trials)
+  std::vector<int32_t> root_of;               // (trials)
   int32_t roots = 0;
-  std::vector<int32_t> order;                      // trials, sources first
-  std::vector<std::vector<int32_t>> cuts;          // (prompts) sorted key indices where a run must end
+  std::vector<int32_t> order;              // trials, sources first
+  std::vector<std::vector<int32_t>> cuts;  // (prompts) sorted key indices where a run must end
   int64_t layer_rows = 0, naive_layer_rows = 0;
 };
 

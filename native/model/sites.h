@@ -29,11 +29,16 @@ struct SiteRow {
 };
 
 inline constexpr SiteRow kSites[] = {
-    {Site::kResidPre, "resid_pre", false}, {Site::kQ, "q", true},
-    {Site::kK, "k", true},                 {Site::kV, "v", true},
-    {Site::kAttnLogits, "attn_logits", true}, {Site::kZ, "z", true},
-    {Site::kAttnOut, "attn_out", false},   {Site::kResidMid, "resid_mid", false},
-    {Site::kMlpOut, "mlp_out", false},     {Site::kResidPost, "resid_post", false},
+    {Site::kResidPre, "resid_pre", false},
+    {Site::kQ, "q", true},
+    {Site::kK, "k", true},
+    {Site::kV, "v", true},
+    {Site::kAttnLogits, "attn_logits", true},
+    {Site::kZ, "z", true},
+    {Site::kAttnOut, "attn_out", false},
+    {Site::kResidMid, "resid_mid", false},
+    {Site::kMlpOut, "mlp_out", false},
+    {Site::kResidPost, "resid_post", false},
     {Site::kLogits, "logits", false},
 };
 

@@ -33,17 +33,23 @@ namespace {
 // Where one job's rows lie, and how its patches are ordered inside.
 struct Layout {
   int64_t begin = 0;
-  int32_t rows = 0;                     // patches
-  std::vector<int32_t> cells;           // window order → merged cell
-  std::vector<int32_t> patch;           // matrix row − begin → patch
-  std::vector<int32_t> matrix_row;      // patch → matrix row
-  std::vector<int32_t> windows, frames; // lengths in patches
+  int32_t rows = 0;                      // patches
+  std::vector<int32_t> cells;            // window order → merged cell
+  std::vector<int32_t> patch;            // matrix row − begin → patch
+  std::vector<int32_t> matrix_row;       // patch → matrix row
+  std::vector<int32_t> windows, frames;  // lengths in patches
 };
 
 class Encoder {
  public:
-  Encoder(const VisionConfig& config, const std::vector<ImageInput>& images, const std::vector<VisionJob>& jobs, ThreadPool& pool)
-      : config_(config), images_(images), jobs_(jobs), pool_(pool), width_(config.width), head_dim_(config.width / config.heads) {}
+  Encoder(const VisionConfig& config, const std::vector<ImageInput>& images, const std::vector<VisionJob>& jobs,
+          ThreadPool& pool)
+      : config_(config),
+        images_(images),
+        jobs_(jobs),
+        pool_(pool),
+        width_(config.width),
+        head_dim_(config.width / config.heads) {}
 
   std::vector<std::vector<float>> run() {
     lay_out();
@@ -106,7 +112,9 @@ class Encoder {
           position[2 * (at.begin + i) + 1] = cell % cells_wide * merge + inside % merge;
         }
       }
-      matmul({x_.data() + group.begin * width_, width_, pixels.data(), config_.patch_dim, group.tower->patch_embed.w, nullptr, group.rows}, pool_);
+      matmul({x_.data() + group.begin * width_, width_, pixels.data(), config_.patch_dim, group.tower->patch_embed.w,
+              nullptr, group.rows},
+             pool_);
     }
     cos_.resize(rows_ * (head_dim_ / 2));
     sin_.resize(cos_.size());
@@ -188,8 +196,10 @@ class Encoder {
     site(layer, Site::kResidPre, x_.data(), W, 0);
     for (const Group& g : groups_) {
       const VisionBlock& w = g.tower->blocks[layer];
-      rms_norm(h_.data() + g.begin * W, W, x_.data() + g.begin * W, W, w.norm1.data(), g.rows, W, config_.rms_eps, pool_);
-      matmul({qkv_.data() + g.begin * 3 * W, 3 * W, h_.data() + g.begin * W, W, w.qkv.w, w.qkv.bias_or_null(), g.rows}, pool_);
+      rms_norm(h_.data() + g.begin * W, W, x_.data() + g.begin * W, W, w.norm1.data(), g.rows, W, config_.rms_eps,
+               pool_);
+      matmul({qkv_.data() + g.begin * 3 * W, 3 * W, h_.data() + g.begin * W, W, w.qkv.w, w.qkv.bias_or_null(), g.rows},
+             pool_);
     }
     rope_apply(qkv_.data(), 3 * W, rows_, config_.heads, head_dim_, cos_.data(), sin_.data(), pool_);
     rope_apply(qkv_.data() + W, 3 * W, rows_, config_.heads, head_dim_, cos_.data(), sin_.data(), pool_);
@@ -201,7 +211,8 @@ class Encoder {
     site(layer, Site::kZ, z_.data(), W, head_dim_);
     for (const Group& g : groups_) {
       const VisionBlock& w = g.tower->blocks[layer];
-      matmul({out_.data() + g.begin * W, W, z_.data() + g.begin * W, W, w.proj.w, w.proj.bias_or_null(), g.rows}, pool_);
+      matmul({out_.data() + g.begin * W, W, z_.data() + g.begin * W, W, w.proj.w, w.proj.bias_or_null(), g.rows},
+             pool_);
     }
     site(layer, Site::kAttnOut, out_.data(), W, 0);
     add_rows(x_.data(), W, out_.data(), W, rows_, W, pool_);
@@ -226,7 +237,8 @@ class Encoder {
   }
 
   std::vector<std::vector<float>> project() {
-    const int64_t unit = int64_t{config_.merge_size} * config_.merge_size, merged = width_ * unit, C = config_.out_width;
+    const int64_t unit = int64_t{config_.merge_size} * config_.merge_size, merged = width_ * unit,
+                  C = config_.out_width;
     std::vector<std::vector<float>> tokens(jobs_.size());
     std::vector<float> normed, hidden, out;
     for (size_t j = 0; j < jobs_.size(); ++j) {
@@ -236,12 +248,17 @@ class Encoder {
       normed.resize(at.rows * width_);
       hidden.resize(cells * merged);
       out.resize(cells * C);
-      rms_norm(normed.data(), width_, x_.data() + at.begin * width_, width_, job.projector->norm.data(), at.rows, width_, config_.rms_eps, pool_);
-      matmul({hidden.data(), merged, normed.data(), merged, job.projector->fc1.w, job.projector->fc1.bias_or_null(), cells}, pool_);
+      rms_norm(normed.data(), width_, x_.data() + at.begin * width_, width_, job.projector->norm.data(), at.rows,
+               width_, config_.rms_eps, pool_);
+      matmul({hidden.data(), merged, normed.data(), merged, job.projector->fc1.w, job.projector->fc1.bias_or_null(),
+              cells},
+             pool_);
       gelu(hidden.data(), cells * merged, pool_);
-      matmul({out.data(), C, hidden.data(), merged, job.projector->fc2.w, job.projector->fc2.bias_or_null(), cells}, pool_);
+      matmul({out.data(), C, hidden.data(), merged, job.projector->fc2.w, job.projector->fc2.bias_or_null(), cells},
+             pool_);
       tokens[j].resize(cells * C);
-      for (int64_t c = 0; c < cells; ++c) std::memcpy(tokens[j].data() + at.cells[c] * C, out.data() + c * C, C * sizeof(float));
+      for (int64_t c = 0; c < cells; ++c)
+        std::memcpy(tokens[j].data() + at.cells[c] * C, out.data() + c * C, C * sizeof(float));
 
       std::vector<int32_t> rows(cells);
       for (int64_t c = 0; c < cells; ++c) rows[c] = static_cast<int32_t>(c);
@@ -256,7 +273,8 @@ class Encoder {
         if (sink->edit().tower != Tower::kProjector) continue;
         const int32_t first_cell = first / static_cast<int32_t>(unit);
         for (int64_t c = 0; c < cells; ++c)
-          if (contains(sink->edit().rows, first_cell + static_cast<int32_t>(c))) sink->add_row(0, tokens[j].data() + c * C, C, 0);
+          if (contains(sink->edit().rows, first_cell + static_cast<int32_t>(c)))
+            sink->add_row(0, tokens[j].data() + c * C, C, 0);
       }
     }
     return tokens;

@@ -13,9 +13,11 @@ class Reader {
   Weight weight(const std::string& canonical, int64_t rows, int64_t columns) {
     const TensorView& view = find(canonical);
     // A convolution kernel (out, in, t, h, w) over non-overlapping patches is the linear layer (out, rest).
-    if (view.shape.empty() || view.shape[0] != rows || view.elements() != rows * columns) fail(canonical, view, {rows, columns});
+    if (view.shape.empty() || view.shape[0] != rows || view.elements() != rows * columns)
+      fail(canonical, view, {rows, columns});
     if (view.dtype != DType::kF32 && view.dtype != DType::kBF16 && view.dtype != DType::kF16)
-      throw Error(Code::kUnsupported, where(canonical) + ": dtype " + dtype_name(view.dtype) + "; the engine runs F32, BF16 and F16 weights");
+      throw Error(Code::kUnsupported, where(canonical) + ": dtype " + dtype_name(view.dtype) +
+                                          "; the engine runs F32, BF16 and F16 weights");
     key.push_back(view.data);
     parameters += view.elements();
     return {view.data, view.dtype, rows, columns};
@@ -24,7 +26,8 @@ class Reader {
   std::vector<float> vector(const std::string& canonical, int64_t size) {
     const TensorView& view = find(canonical);
     if (view.shape.size() != 1 || view.shape[0] != size) fail(canonical, view, {size});
-    if (!is_float(view.dtype)) throw Error(Code::kUnsupported, where(canonical) + ": dtype " + dtype_name(view.dtype) + " is not a float type");
+    if (!is_float(view.dtype))
+      throw Error(Code::kUnsupported, where(canonical) + ": dtype " + dtype_name(view.dtype) + " is not a float type");
     key.push_back(view.data);
     parameters += size;
     std::vector<float> values(size);
@@ -56,15 +59,18 @@ class Reader {
     const TensorTable::Entry& e = entry(canonical);
     return e.checkpoint->path() + ": tensor " + e.name;
   }
-  [[noreturn]] void fail(const std::string& canonical, const TensorView& view, const std::vector<int64_t>& expected) const {
-    throw Error(Code::kShapeMismatch, where(canonical) + ": expected " + shape_text(expected) + " from config.json, got " + shape_text(view.shape));
+  [[noreturn]] void fail(const std::string& canonical, const TensorView& view,
+                         const std::vector<int64_t>& expected) const {
+    throw Error(Code::kShapeMismatch, where(canonical) + ": expected " + shape_text(expected) +
+                                          " from config.json, got " + shape_text(view.shape));
   }
 
   const TensorTable& table_;
 };
 
 template <typename T>
-std::shared_ptr<const T> shared(std::map<std::vector<const void*>, std::weak_ptr<const T>>& cache, const std::vector<const void*>& key, T&& part) {
+std::shared_ptr<const T> shared(std::map<std::vector<const void*>, std::weak_ptr<const T>>& cache,
+                                const std::vector<const void*>& key, T&& part) {
   auto& slot = cache[key];
   if (auto existing = slot.lock()) return existing;
   auto made = std::make_shared<const T>(std::move(part));

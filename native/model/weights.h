@@ -1,5 +1,6 @@
 // A model is a table of views: every layer names its weights by (checkpoint, tensor). A graft is another table over the
-// same mapped files; layers whose tensors are the same bytes are the same object, so pointer equality means shared work.
+// same mapped files; layers whose tensors are the same bytes are the same object, so pointer equality means shared
+// work.
 #pragma once
 #include <map>
 #include <memory>
