@@ -6,6 +6,7 @@ import type { Outcome } from '../stats/rates.js';
 import { type GoldMeta, goldMeta, type PlanContext, ruleOf } from './context.js';
 import {
   accuracyOf,
+  adjusted,
   correctness,
   type Graded,
   gradeRow,
@@ -14,7 +15,6 @@ import {
   rateOfFlags,
   type Select,
   type TestRecord,
-  withHolm,
 } from './measure.js';
 import { type Sight, sights } from './prompter.js';
 
@@ -170,7 +170,7 @@ export function accuracies(table: AnswerTable, experiment: string, reference: st
       const items = inGroup.filter((item) => task === null || item.task === task);
       const outcomes = (model: string) => items.map(({ item }) => table.plain(model, item));
       const before = outcomes(reference).map(correctness);
-      const tests = withHolm(
+      const tests = adjusted(
         table.models.map((model) =>
           model === reference ? null : pairedTest(before, outcomes(model).map(correctness)),
         ),
@@ -253,7 +253,7 @@ export function abilities(table: AnswerTable, experiment: string, reference: str
         return { flag: holds(plain, other ?? false), truncated: false };
       });
     const before = flags(reference).map(({ flag }) => flag);
-    const tests = withHolm(
+    const tests = adjusted(
       table.models.map((model) =>
         model === reference
           ? null

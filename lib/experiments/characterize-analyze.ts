@@ -1,7 +1,9 @@
 /** Tensor records of the ledger → figures per layer, region, tower and module. Norms add as roots of sums of squares. */
+import type { Region } from '../checkpoint/graft.js';
 import type { Observation } from '../run/rows.js';
 import { seededRandom } from '../stats/random.js';
 import { characterizeExperiment, type PartRecord, type StepRecord, type TensorRecord } from './characterize.js';
+import { type RegionShare, regionShares } from './characterize-regions.js';
 import type { Select } from './measure.js';
 
 export type GroupKind = 'layer' | 'vision block' | 'region' | 'part' | 'module';
@@ -79,9 +81,15 @@ export interface Trend {
 export interface CharacterizeResult {
   readonly comparisons: readonly WeightComparison[];
   readonly cells: readonly WeightCell[];
+  /** Where the update sits, beside random sets of as many layers. */
+  readonly regionShares: readonly RegionShare[];
 }
 
-export function analyzeCharacterize(observed: readonly Observation[]): CharacterizeResult {
+export function analyzeCharacterize(
+  observed: readonly Observation[],
+  options: { readonly regions: readonly Region[]; readonly seed: number },
+): CharacterizeResult {
+  const shares: RegionShare[] = [];
   const comparisons: WeightComparison[] = [];
   const cells: WeightCell[] = [];
   for (const name of new Set(observed.map(({ meta }) => String(meta.comparison)))) {
@@ -91,6 +99,14 @@ export function analyzeCharacterize(observed: readonly Observation[]): Character
     const tensors = parts.flatMap((part) => part.tensors);
     const groups = cellsOf(name, tensors);
     cells.push(...groups);
+    const byLayer = groups.filter(({ kind }) => kind === 'layer');
+    const steps = models.slice(1).map((model, step) => ({
+      name: `${models[step]} → ${model}`,
+      energies: byLayer.map((cell) => cell.steps[step]!.frobeniusNorm ** 2),
+    }));
+    // A part that failed leaves a hole in the layers: shares would be of something else.
+    if (byLayer.length === options.regions.at(-1)?.end)
+      shares.push(...regionShares(name, steps, options.regions, options.seed));
     comparisons.push({
       name,
       models,
@@ -107,7 +123,7 @@ export function analyzeCharacterize(observed: readonly Observation[]): Character
       }),
     });
   }
-  return { comparisons, cells };
+  return { comparisons, cells, regionShares: shares };
 }
 
 function coverageOf(parts: readonly PartRecord[], tensors: readonly TensorRecord[]): WeightComparison['coverage'] {

@@ -13,9 +13,21 @@ export interface PlanModel {
   readonly heads: number;
 }
 
+/** Runs that show what the instrument does by itself; they run with the rest and stand in every figure they apply to. */
+export interface Controls {
+  /** Patching a run with its own values: must change nothing. */
+  readonly self: boolean;
+  /** Random sets of as many layers, drawn anew for every item; for grafts, this many sets per size. 0: none. */
+  readonly random: number;
+}
+export const noControls: Controls = { self: false, random: 0 };
+export type ControlKind = 'self' | 'random';
+
 export interface PlanContext {
   readonly prompter: Asker;
   readonly seed: number;
+  /** Default: none. */
+  readonly controls?: Controls;
 }
 
 /** Facts of a graded question that its plan rows carry. */

@@ -4,13 +4,24 @@
  */
 import type { QuestionItem } from '../data/items.js';
 import { GalvaniError } from '../errors.js';
-import { layerRange, skipLayer, zeroAblate } from '../hooks/interventions.js';
+import { layerRange, patch, skipLayer, zeroAblate } from '../hooks/interventions.js';
 import { type Bundle, bundleOrFailure, type Plan, type PlannedTrial } from '../run/plan.js';
 import type { Observation } from '../run/rows.js';
+import { namedRandom, sample } from '../stats/random.js';
 import type { Intervention } from '../types.js';
-import { byTask, type GoldMeta, goldMeta, type PlanContext, type PlanModel, ruleOf } from './context.js';
+import {
+  byTask,
+  type ControlKind,
+  type GoldMeta,
+  goldMeta,
+  noControls,
+  type PlanContext,
+  type PlanModel,
+  ruleOf,
+} from './context.js';
 import {
   accuracyOf,
+  adjusted,
   correctness,
   type Graded,
   gradeRow,
@@ -18,7 +29,6 @@ import {
   type RateRecord,
   type Select,
   type TestRecord,
-  withHolm,
 } from './measure.js';
 
 export const reasoningExperiment = 'localize-reasoning';
@@ -58,7 +68,8 @@ export function ablation(part: AblatedPart, layers: readonly number[]): Interven
 
 export function planLocalizeReasoning(context: PlanContext, options: LocalizeReasoningOptions): Plan {
   const { models, items, parts, width } = options;
-  const perItem = models.reduce((sum, { layers }) => sum + 1 + parts.length * (layers - width + 1), 0);
+  const controls = controlKinds(context).length;
+  const perItem = models.reduce((sum, { layers }) => sum + 1 + parts.length * (layers - width + 1 + controls), 0);
   return {
     experiment: reasoningExperiment,
     trials: items.length * perItem,
@@ -68,7 +79,19 @@ export function planLocalizeReasoning(context: PlanContext, options: LocalizeRea
   };
 }
 
-function itemBundle({ prompter }: PlanContext, options: LocalizeReasoningOptions, item: QuestionItem): Promise<Bundle> {
+/** One random set of layers per item and part: the items average over sets. */
+function controlKinds({ controls = noControls }: PlanContext): ControlKind[] {
+  return [...(controls.self ? (['self'] as const) : []), ...(controls.random > 0 ? (['random'] as const) : [])];
+}
+
+/** Every layer's attention and MLP output replaced by the run's own: an identity. */
+function selfPatch(part: AblatedPart, source: string, layers: number): Intervention[] {
+  const sites = part === 'layer' ? (['attn_out', 'mlp_out'] as const) : ([`${part}_out`] as const);
+  return sites.map((site) => patch(site, { source, layers: layerRange(0, layers), phase: 'prefill' }));
+}
+
+function itemBundle(context: PlanContext, options: LocalizeReasoningOptions, item: QuestionItem): Promise<Bundle> {
+  const { prompter, seed } = context;
   const { models, parts, width } = options;
   const label = (model: string, what: string): string => `${reasoningExperiment} ${model} ${item.id} ${what}`;
   const unablated = (name: string) => ({
@@ -93,6 +116,24 @@ function itemBundle({ prompter }: PlanContext, options: LocalizeReasoningOptions
             };
           }),
         ),
+        ...parts.flatMap((part) =>
+          controlKinds(context).map((control): PlannedTrial => {
+            const drawn = sample(namedRandom(seed, item.id, part), layers, width);
+            const interventions =
+              control === 'self' ? selfPatch(part, `${name} unablated`, layers) : ablation(part, drawn);
+            return {
+              trial: { id: `${name} ${part} ${control}`, prompt, model: name, interventions, generate },
+              label: label(name, `${control} control of ${part}`),
+              meta: {
+                ...goldMeta(name, item),
+                part,
+                control,
+                width,
+                ...(control === 'random' ? { layers: drawn } : {}),
+              },
+            };
+          }),
+        ),
       ]);
     },
   );
@@ -112,8 +153,22 @@ export interface AblationCell {
   readonly select: Select;
 }
 
+/** Accuracy when a run is patched with its own outputs (`self`), or without `width` random layers (`random`). */
+export interface AblationControl {
+  readonly model: string;
+  readonly task: string;
+  readonly part: AblatedPart;
+  readonly control: ControlKind;
+  readonly width: number;
+  readonly accuracy: RateRecord;
+  /** Against the unablated run on the same items; a family of its own. */
+  readonly test: TestRecord | null;
+  readonly select: Select;
+}
+
 export interface LocalizeReasoningResult {
   readonly cells: readonly AblationCell[];
+  readonly controls: readonly AblationControl[];
 }
 
 export const allTasks = 'all tasks';
@@ -129,6 +184,7 @@ export function analyzeLocalizeReasoning(observed: readonly Observation[]): Loca
     return { meta: facts, task: facts.task, graded: gradeRow(row, facts.gold, ruleOf(facts)) };
   });
   const cells: AblationCell[] = [];
+  const controls: AblationControl[] = [];
   for (const model of new Set(rows.map(({ meta }) => meta.model))) {
     const own = rows.filter(({ meta }) => meta.model === model);
     const tasks = byTask(own);
@@ -137,15 +193,45 @@ export function analyzeLocalizeReasoning(observed: readonly Observation[]): Loca
     for (const [task, group] of groups) {
       const select = { experiment: reasoningExperiment, model, ...(task === allTasks ? {} : { task }) };
       cells.push(...curves(model, task, group, select));
+      controls.push(...controlsOf(model, task, group, select));
     }
   }
-  return { cells };
+  return { cells, controls };
+}
+
+function unablatedOf(rows: readonly AblationRow[]): ReadonlyMap<string, Graded> {
+  return new Map(rows.flatMap(({ meta, graded }) => (meta.part === 'none' ? [[meta.item, graded] as const] : [])));
+}
+
+function controlsOf(model: string, task: string, rows: readonly AblationRow[], select: Select): AblationControl[] {
+  const base = unablatedOf(rows);
+  const before = [...base.values()].map(({ outcome }) => correctness(outcome));
+  const own = rows.filter(({ meta }) => meta.control !== undefined);
+  const kinds = new Map(own.map(({ meta }) => [`${meta.part} ${String(meta.control)}`, meta]));
+  const cells = [...kinds.values()].map(({ part, control, width }): AblationControl => {
+    const at = new Map(
+      own.flatMap(({ meta, graded }) =>
+        meta.part === part && meta.control === control ? [[meta.item, graded] as const] : [],
+      ),
+    );
+    const outcomes = [...base.keys()].map((item) => at.get(item)?.outcome ?? 'failed');
+    return {
+      model,
+      task,
+      part: part as AblatedPart,
+      control: control as ControlKind,
+      width: width as number,
+      accuracy: accuracyOf(outcomes),
+      test: pairedTest(before, outcomes.map(correctness)),
+      select: { ...select, part, control: control as ControlKind },
+    };
+  });
+  const tests = adjusted(cells.map(({ test }) => test));
+  return cells.map((cell, i) => ({ ...cell, test: tests[i] ?? null }));
 }
 
 function curves(model: string, task: string, rows: readonly AblationRow[], select: Select): AblationCell[] {
-  const base = new Map(
-    rows.flatMap(({ meta, graded }) => (meta.part === 'none' ? [[meta.item, graded] as const] : [])),
-  );
+  const base = unablatedOf(rows);
   const before = [...base.values()].map(({ outcome }) => correctness(outcome));
   const cells: AblationCell[] = [
     {
@@ -160,7 +246,7 @@ function curves(model: string, task: string, rows: readonly AblationRow[], selec
     },
   ];
   for (const part of ablatedParts) {
-    const own = rows.filter(({ meta }) => meta.part === part);
+    const own = rows.filter(({ meta }) => meta.part === part && meta.control === undefined);
     const layers = [...new Set(own.map(({ meta }) => meta.layer as number))].sort((a, b) => a - b);
     const curve = layers.map((layer): AblationCell => {
       const at = new Map(
@@ -178,7 +264,7 @@ function curves(model: string, task: string, rows: readonly AblationRow[], selec
         select: { ...select, part, layer },
       };
     });
-    const tests = withHolm(curve.map(({ test }) => test));
+    const tests = adjusted(curve.map(({ test }) => test));
     cells.push(...curve.map((cell, i) => ({ ...cell, test: tests[i] ?? null })));
   }
   return cells;

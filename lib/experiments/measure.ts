@@ -2,8 +2,9 @@
 import { extract } from '../grading/extract.js';
 import { match } from '../grading/match.js';
 import type { JsonObject, LedgerRow, TrialRow } from '../run/rows.js';
-import { holm } from '../stats/corrections.js';
+import { benjaminiHochberg, holm } from '../stats/corrections.js';
 import { mcnemar, pairedBootstrap, pairedDifference, transitionTable } from '../stats/paired.js';
+import { signFlip } from '../stats/permutation.js';
 import { minimumDetectableDifference } from '../stats/power.js';
 import { type Outcome, rate, rateOf } from '../stats/rates.js';
 import type { MatchRule, Rate } from '../types.js';
@@ -34,15 +35,19 @@ export interface TestRecord {
   /** Newcombe's 95 % interval for paired proportions. */
   readonly low: number;
   readonly high: number;
+  /** The transition table: right both times, right → wrong, wrong → right, wrong twice. */
+  readonly kept: number;
   readonly lost: number;
   readonly gained: number;
+  readonly missed: number;
   /** Items graded under both conditions. */
   readonly n: number;
   readonly excluded: number;
   /** Exact McNemar, two-sided. */
   readonly p: number;
-  /** Holm-adjusted over the family the table names; null until adjusted. */
+  /** Adjusted over the family the table names, family-wise (Holm) and for the false discovery rate; null until then. */
   readonly pHolm: number | null;
+  readonly pBh: number | null;
   /** Smallest difference that n items with this discordance could have shown at 80 % power; null when none. */
   readonly detectable: number | null;
 }
@@ -91,23 +96,29 @@ export function pairedTest(before: readonly (boolean | null)[], after: readonly 
     difference: Number.isNaN(difference) ? null : difference,
     low,
     high,
+    kept: table.kept,
     lost: table.lost,
     gained: table.gained,
+    missed: table.missed,
     n: table.n,
     excluded: table.excluded,
     p: mcnemar(table).p,
     pHolm: null,
+    pBh: null,
     detectable: table.n === 0 ? null : minimumDetectableDifference({ n: table.n, discordance: discordance || 0.5 }),
   };
 }
 
-/** The same tests with Holm-adjusted p-values over those with items; the others keep null. */
-export function withHolm(tests: readonly (TestRecord | null)[]): (TestRecord | null)[] {
-  const adjusted = holm(tests.map((test) => (test && test.n > 0 ? test.p : null)));
-  return tests.map((test, i) => test && { ...test, pHolm: adjusted[i] ?? null });
+/** The same tests with p-values adjusted over those with items (Holm, and Benjamini–Hochberg); the others keep null. */
+export function adjusted<T extends { readonly p: number | null; readonly n: number }>(
+  tests: readonly (T | null)[],
+): ((T & { readonly pHolm: number | null; readonly pBh: number | null }) | null)[] {
+  const made = tests.map((test) => (test && test.n > 0 ? test.p : null));
+  const [familyWise, discovery] = [holm(made), benjaminiHochberg(made)];
+  return tests.map((test, i) => test && { ...test, pHolm: familyWise[i] ?? null, pBh: discovery[i] ?? null });
 }
 
-export function isSignificant(test: TestRecord | null, level = 0.05): boolean {
+export function isSignificant(test: { readonly pHolm: number | null } | null, level = 0.05): boolean {
   return test?.pHolm != null && test.pHolm < level;
 }
 
@@ -155,4 +166,19 @@ function meanDifference(
   if (before.length === 0) return { mean: null, low: null, high: null, n: 0, missing };
   const { difference, low, high, n } = pairedBootstrap(before, after, { seed, resamples, level });
   return { mean: difference, low, high, n, missing };
+}
+
+/** A mean of paired differences with its test: for averages over several conditions, where McNemar does not apply. */
+export interface MeanTestRecord extends MeanRecord {
+  /** Two-sided sign-flip test; null without items. */
+  readonly p: number | null;
+  readonly pHolm: number | null;
+  readonly pBh: number | null;
+}
+
+/** null: the item has no difference. The interval is a bootstrap over items. */
+export function meanTest(differences: readonly (number | null)[], seed: number): MeanTestRecord {
+  const present = differences.filter((value): value is number => value !== null);
+  const p = present.length === 0 ? null : signFlip(present, seed).p;
+  return { ...meanOf(differences, seed), p, pHolm: null, pBh: null };
 }

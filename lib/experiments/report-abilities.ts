@@ -23,6 +23,7 @@ import {
   testCells,
   testColumns,
   testText,
+  transitionColumns,
 } from './report-parts.js';
 import { type TransferResult, transferReference } from './transfer.js';
 
@@ -108,6 +109,7 @@ function abilityTable({ abilities, policy }: TransferResult) {
       column('policy', 'Policy'),
       column('rate', 'Share', 'rate'),
       ...testColumns,
+      ...transitionColumns,
     ],
     rows: abilities.map((cell) => ({
       measure: cell.measure,
@@ -176,6 +178,7 @@ function accuracyTable(cells: readonly AccuracyCell[]): Table {
       column('model', 'Model'),
       column('accuracy', 'Accuracy', 'rate'),
       ...testColumns,
+      ...transitionColumns,
       rowsColumn,
     ],
     rows: cells.map((cell) => ({

@@ -82,6 +82,11 @@ export function testCells(test: TestRecord | null, prefix = ''): Record<string, 
     [key('high')]: test ? 100 * test.high : null,
     [key('p')]: test && test.n > 0 ? test.p : null,
     [key('pHolm')]: test?.pHolm ?? null,
+    [key('pBh')]: test?.pBh ?? null,
+    [key('kept')]: test?.kept ?? null,
+    [key('lost')]: test?.lost ?? null,
+    [key('gained')]: test?.gained ?? null,
+    [key('missed')]: test?.missed ?? null,
     [key('detectable')]: test?.detectable == null ? null : 100 * test.detectable,
   };
 }
@@ -92,7 +97,16 @@ export const testColumns: readonly Column[] = [
   column('high', 'high', 'number', 1),
   column('p', 'p', 'p'),
   column('pHolm', 'p, Holm', 'p'),
+  column('pBh', 'p, BH', 'p'),
   column('detectable', 'Detectable, points', 'number', 1),
+];
+
+/** The transition table of a test: right both times, right → wrong, wrong → right, wrong twice. */
+export const transitionColumns: readonly Column[] = [
+  column('kept', 'Kept', 'number'),
+  column('lost', 'Lost', 'number'),
+  column('gained', 'Gained', 'number'),
+  column('missed', 'Missed', 'number'),
 ];
 
 /** Last column of the CSV behind a chart: what `galvani report RUN --rows` takes to print the ledger rows of a number. */

@@ -2,8 +2,9 @@
 import type { Answer, Section } from '../report/document.js';
 import { formatNumber, formatP, formatValue } from '../report/format.js';
 import { type LineSeries, lineChart } from '../report/line-chart.js';
+import { type PointRangeSpec, pointRange } from '../report/point-range.js';
 import type { CharacterizeResult, WeightCell, WeightComparison, WeightStep } from './characterize-analyze.js';
-import { answer, chart, column, idOf, prose, regionMarks, tableBlock } from './report-parts.js';
+import { answer, chart, column, idOf, layerList, prose, regionMarks, tableBlock } from './report-parts.js';
 import type { Summary } from './summary.js';
 
 export function weightsSection(result: CharacterizeResult, summary: Summary): Section {
@@ -16,6 +17,7 @@ export function weightsSection(result: CharacterizeResult, summary: Summary): Se
     blocks: [
       ...energyCharts(result, summary),
       ...rankCharts(result, summary),
+      ...regionChart(result),
       tableBlock(
         'weights-parts',
         'By part of the network',
@@ -138,6 +140,51 @@ function rankCharts(result: CharacterizeResult, summary: Summary) {
   });
 }
 
+function regionChart({ regionShares }: CharacterizeResult) {
+  if (regionShares.length === 0) return [];
+  const spec: PointRangeSpec = {
+    id: 'weights-regions',
+    title: 'Share of the update in each region, beside random sets of layers',
+    rows: regionShares.flatMap((cell) => [
+      { label: `${cell.region}, ${cell.step}`, group: 'the region', estimate: cell.share, n: cell.layers },
+      {
+        label: `${cell.region}, ${cell.step}`,
+        group: 'control: as many random layers',
+        estimate: cell.even,
+        low: cell.randomLow,
+        high: cell.randomHigh,
+        n: cell.layers,
+      },
+    ]),
+    value: { label: 'Share of ‖Δ‖² of the decoder layers', format: 'percent', min: 0 },
+    reference: null,
+  };
+  return [
+    chart(
+      'weights-regions',
+      'Does the update sit in a region',
+      'Share of the squared change of all decoder layers that lies in each region. Bars of the control: the central 95 % of 10,000 ' +
+        'random sets of as many layers; n is their number. Layers are taken as exchangeable, which neighbours are not quite.',
+      pointRange(spec),
+      {
+        columns: [
+          column('step', 'Step'),
+          column('region', 'Region'),
+          column('layers', 'Layers', 'number'),
+          column('share', 'Share', 'number'),
+          column('even', 'Even spread', 'number'),
+          column('randomLow', 'Random sets, low', 'number'),
+          column('randomHigh', 'high', 'number'),
+          column('p', 'p', 'p'),
+          column('pHolm', 'p, Holm', 'p'),
+          column('pBh', 'p, BH', 'p'),
+        ],
+        rows: regionShares.map(({ comparison: _, ...cell }) => ({ ...cell })),
+      },
+    ),
+  ];
+}
+
 function weightTable(cells: readonly WeightCell[]) {
   return {
     columns: [
@@ -225,6 +272,7 @@ export function weightsFindings({ comparisons, cells }: CharacterizeResult): Ans
       ),
     );
   }
+  answers.push(...untouchedLayers(main, cells));
   const last = decoder.steps.at(-1)!;
   const trend = main.depthTrend.at(-1);
   if (trend != null) {
@@ -253,6 +301,20 @@ export function weightsFindings({ comparisons, cells }: CharacterizeResult): Ans
     );
   }
   return answers;
+}
+
+/** A step that left some layers bit for bit as they were is told by name. */
+function untouchedLayers(main: WeightComparison, cells: readonly WeightCell[]): Answer[] {
+  const layers = cells.filter((cell) => cell.comparison === main.name && cell.kind === 'layer');
+  return main.steps.flatMap((step, index) => {
+    const changed = layers.filter((cell) => cell.steps[index]!.unchangedFraction !== 1).map(({ layer }) => layer!);
+    if (changed.length === layers.length) return [];
+    const text =
+      changed.length === 0
+        ? `The step ${step} left every decoder layer bit for bit as it was.`
+        : `The step ${step} changed ${layerList(changed)}; the other ${layers.length - changed.length} decoder layers are bit for bit as they were.`;
+    return [answer(text, null)];
+  });
 }
 
 function relation(p: number): string {

@@ -8,8 +8,9 @@ import { renderMarkdown } from '../report/markdown.js';
 import { writeAtomic } from '../run/run-dir.js';
 import { freezeFindings, freezeSection, transferFindings, transferSection } from './report-abilities.js';
 import { attendFindings, attendSection } from './report-attend.js';
-import { reasoningFindings, reasoningSection, visionFindings, visionSection } from './report-localize.js';
 import { column, prose, tableBlock } from './report-parts.js';
+import { reasoningFindings, reasoningSection } from './report-reasoning.js';
+import { controlFindings, visionFindings, visionSection } from './report-vision.js';
 import { weightsFindings, weightsSection } from './report-weights.js';
 import type { Summary } from './summary.js';
 
@@ -23,6 +24,7 @@ export function findings(summary: Summary): Answer[] {
     ...(attend ? attendFindings(attend) : []),
     ...(characterize ? weightsFindings(characterize) : []),
     ...(transfer ? transferFindings(transfer) : []),
+    ...controlFindings(localizeVision, localizeReasoning),
   ];
 }
 

@@ -8,6 +8,7 @@ import { GalvaniError } from '../errors.js';
 import { type SwapMode, swapModes } from '../hooks/interventions.js';
 import type { MatchRule } from '../types.js';
 import type { TaskGroups } from './answers.js';
+import { type Controls, noControls } from './context.js';
 import { type AblatedPart, ablatedParts } from './localize-reasoning.js';
 import type { Protocol } from './prompter.js';
 
@@ -88,6 +89,7 @@ export interface Study {
   };
   readonly protocol: Protocol;
   readonly seed: number;
+  readonly controls: Controls;
   /** First layer of mid and of late. Absent: thirds. */
   readonly cuts?: readonly [number, number] | undefined;
   readonly output?: string | undefined;
@@ -162,6 +164,9 @@ export const studySchema: z.ZodType<Study> = z.strictObject({
     })
     .default({ maxTokens: 256 }),
   seed: z.int().nonnegative().default(1),
+  controls: z
+    .strictObject({ self: z.boolean().default(false), random: z.int().nonnegative().max(100).default(0) })
+    .default({ ...noControls }),
   cuts: z.tuple([count, count]).optional(),
   output: name.optional(),
   experiments: z.strictObject({

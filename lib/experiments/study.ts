@@ -217,6 +217,7 @@ async function prepare(
       study.seed,
     ),
     seed: study.seed,
+    controls: study.controls,
   });
   const named = (names: readonly string[]): PlanModel[] => names.map((name) => models.get(name)!);
   const draw = drawer(study.seed);

@@ -52,12 +52,15 @@ const paired = z
     difference: z.number().nullable().describe('after − before, as a share'),
     low: z.number(),
     high: z.number(),
-    lost: count,
-    gained: count,
+    kept: count.describe('right both times'),
+    lost: count.describe('right, then wrong'),
+    gained: count.describe('wrong, then right'),
+    missed: count.describe('wrong both times'),
     n: count,
     excluded: count,
     p: share.describe('exact McNemar, two-sided'),
-    pHolm: share.nullable(),
+    pHolm: share.nullable().describe('adjusted over the family of tests, family-wise'),
+    pBh: share.nullable().describe('adjusted for the false discovery rate (Benjamini–Hochberg)'),
     detectable: share.nullable().describe('smallest difference this n could have shown at 80 % power'),
   })
   .describe('Two conditions on the same items; Newcombe’s interval for paired proportions.');
@@ -66,6 +69,10 @@ const region = oneOf(regionNames);
 const group = oneOf(taskGroups);
 const policy = oneOf(nonLayerPolicies);
 const cuts = z.tuple([count, count]);
+
+const controlKind = z
+  .enum(['self', 'random'])
+  .describe('self: patched with its own values; random: as many layers, drawn at random for every item');
 
 const vision = z.strictObject({
   cells: z.array(
@@ -85,6 +92,18 @@ const vision = z.strictObject({
       ),
       kl: mean.describe('KL(patched ‖ unpatched) of the first generated token, nats'),
       step: paired.nullable().describe('change at this layer → at the next one; Holm over the layers of the curve'),
+      select,
+    }),
+  ),
+  controls: z.array(
+    z.strictObject({
+      model: z.string(),
+      task: z.string(),
+      mode: oneOf(swapModes),
+      layer: count,
+      control: controlKind,
+      change: rate,
+      test: paired.nullable().describe('change of the control − change of the swap at this layer, same pairs'),
       select,
     }),
   ),
@@ -117,6 +136,18 @@ const reasoning = z.strictObject({
       task: z.string(),
       part: z.enum(['none', ...ablatedParts]),
       layer: count.nullable().describe('null: the unablated run'),
+      width: count,
+      accuracy: rate,
+      test: paired.nullable(),
+      select,
+    }),
+  ),
+  controls: z.array(
+    z.strictObject({
+      model: z.string(),
+      task: z.string(),
+      part: oneOf(ablatedParts),
+      control: controlKind,
       width: count,
       accuracy: rate,
       test: paired.nullable(),
@@ -212,6 +243,21 @@ const characterize = z.strictObject({
       cosine: optional,
       signAgreement: optional,
       select,
+    }),
+  ),
+  regionShares: z.array(
+    z.strictObject({
+      comparison: z.string(),
+      step: z.string(),
+      region,
+      layers: count,
+      share: share.describe('of the decoder layers’ squared change'),
+      even: share.describe('what an even spread would give'),
+      randomLow: share.describe('central 95 % of random sets of as many layers'),
+      randomHigh: share,
+      p: share,
+      pHolm: share.nullable(),
+      pBh: share.nullable(),
     }),
   ),
 });

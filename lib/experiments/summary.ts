@@ -14,7 +14,8 @@ import { characterizeExperiment } from './characterize.js';
 import { analyzeCharacterize, type CharacterizeResult } from './characterize-analyze.js';
 import { analyzeFreeze, type FreezeResult, freezeCheckExperiment, freezeExperiment } from './freeze.js';
 import { analyzeLocalizeReasoning, type LocalizeReasoningResult, reasoningExperiment } from './localize-reasoning.js';
-import { analyzeLocalizeVision, type LocalizeVisionResult, visionExperiment } from './localize-vision.js';
+import { visionExperiment } from './localize-vision.js';
+import { analyzeLocalizeVision, type LocalizeVisionResult } from './localize-vision-analyze.js';
 import type { Protocol } from './prompter.js';
 import type { Study } from './study-file.js';
 import { analyzeTransfer, type TransferResult, transferExperiment } from './transfer.js';
@@ -103,7 +104,7 @@ export function summarize(dir: string): Summary {
     attend: attend
       ? when(attendExperiment, (rows) => analyzeAttend(rows, of(textsExperiment), { ...attend, seed }))
       : null,
-    characterize: when(characterizeExperiment, analyzeCharacterize),
+    characterize: when(characterizeExperiment, (rows) => analyzeCharacterize(rows, { regions: facts.regions, seed })),
     transfer: facts.transfer ? when(transferExperiment, (rows) => analyzeTransfer(rows, facts.transfer!)) : null,
     freeze: freeze
       ? when(freezeExperiment, (rows) =>

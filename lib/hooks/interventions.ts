@@ -59,12 +59,25 @@ export interface SwapOptions {
  */
 export function swapImage(options: SwapOptions): Intervention[] {
   const layers = swapLayers(options.mode, options.layer, options.totalLayers, options.width);
-  const rows = options.span ?? 'image';
-  const common = { op: 'patch', layers, rows, value: { trial: options.source, span: rows }, phase: 'prefill' } as const;
-  const heads = options.heads ? { heads: options.heads } : {};
+  return swapImageIn(layers, options);
+}
+
+/** The same in any set of layers; with the target run as its own source it changes nothing. */
+export function swapImageIn(
+  layers: readonly number[],
+  { source, heads, span = 'image' }: Pick<SwapOptions, 'source' | 'heads' | 'span'>,
+): Intervention[] {
+  const common = {
+    op: 'patch',
+    layers,
+    rows: span,
+    value: { trial: source, span },
+    phase: 'prefill',
+    ...(heads ? { heads } : {}),
+  } as const;
   return [
-    { site: 'k', ...common, ...heads },
-    { site: 'v', ...common, ...heads },
+    { site: 'k', ...common },
+    { site: 'v', ...common },
   ];
 }
 

@@ -61,3 +61,23 @@ export function minimumDetectableDifference(options: PowerOptions): number | nul
   }
   return high;
 }
+
+/**
+ * Pairs needed to find a true difference `effect` with the given power (the same formula solved for n, and enough pairs
+ * for the test to reach `alpha` at all). `discordance` must be at least `effect`; default: the larger of 0.5 and it.
+ */
+export function pairsNeeded(options: Omit<PowerOptions, 'n'> & { readonly effect: number }): number {
+  const { effect, alpha = 0.05, power = 0.8 } = options;
+  const discordance = options.discordance ?? Math.max(0.5, effect);
+  if (!(effect > 0 && effect <= discordance && discordance <= 1)) {
+    throw new GalvaniError(
+      'BAD_ARGUMENT',
+      `pairsNeeded: expected 0 < effect ≤ discordance ≤ 1, got effect ${effect}, discordance ${discordance}`,
+    );
+  }
+  const zAlpha = -normalQuantile(alpha / 2);
+  const zPower = -normalQuantile(1 - power);
+  const root = zAlpha * Math.sqrt(discordance) + zPower * Math.sqrt(Math.max(0, discordance - effect * effect));
+  const least = Math.ceil(1 + Math.log2(1 / alpha));
+  return Math.max(least, Math.ceil((root / effect) ** 2 - 1e-9));
+}

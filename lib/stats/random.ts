@@ -51,3 +51,26 @@ export function seededRandom(seed: number): Random {
   };
   return { next, below, uniform: () => next() / 2 ** 32 };
 }
+
+/**
+ * A stream of its own for every named thing of a study (a pair, a layer), whatever else is drawn: the names are hashed
+ * into the seed (FNV-1a, 32 bits).
+ */
+export function namedRandom(seed: number, ...names: readonly (string | number)[]): Random {
+  let hash = (0x811c9dc5 ^ seed) >>> 0;
+  for (const letter of names.join('\n')) hash = Math.imul(hash ^ letter.codePointAt(0)!, 0x01000193) >>> 0;
+  return seededRandom(hash);
+}
+
+/** `count` different whole numbers of [0, bound), ascending; every set is equally likely (Floyd's algorithm). */
+export function sample(random: Random, bound: number, count: number): number[] {
+  if (!Number.isInteger(count) || count < 0 || count > bound) {
+    throw new GalvaniError('BAD_ARGUMENT', `sample: expected 0 … ${bound} numbers, got ${count}`);
+  }
+  const chosen = new Set<number>();
+  for (let top = bound - count; top < bound; top++) {
+    const drawn = random.below(top + 1);
+    chosen.add(chosen.has(drawn) ? top : drawn);
+  }
+  return [...chosen].sort((a, b) => a - b);
+}

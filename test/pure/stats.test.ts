@@ -1,10 +1,12 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { benjaminiHochberg, holm } from '../../lib/stats/corrections.js';
+import { independentDifference } from '../../lib/stats/independent.js';
 import { normalCdf, normalQuantile } from '../../lib/stats/normal.js';
 import { mcnemar, pairedBootstrap, pairedDifference, transitionTable } from '../../lib/stats/paired.js';
-import { minimumDetectableDifference } from '../../lib/stats/power.js';
-import { seededRandom } from '../../lib/stats/random.js';
+import { signFlip } from '../../lib/stats/permutation.js';
+import { minimumDetectableDifference, pairsNeeded } from '../../lib/stats/power.js';
+import { namedRandom, sample, seededRandom } from '../../lib/stats/random.js';
 import { rate, rateOf, wilson } from '../../lib/stats/rates.js';
 
 interface Fixture {
@@ -17,6 +19,16 @@ interface Fixture {
   corrections: [number[], number[], number[]][];
   random: [number, number[]][];
   power: [number, number, number, number, number, number][];
+  statsmodels: {
+    mcnemar: [number, number, number][];
+    wilson: [number, number, number, number][];
+    corrections: [number[], number[], number[]][];
+    newcombe: [number, number, number, number, number, number][];
+  };
+  sign_flip: [number[], number][];
+  sign_flip_large: [number[], number];
+  bootstrap: [number[], number[], number, number, number, number, number][];
+  bootstrap_scipy: [number[], number, number];
 }
 const fixture = JSON.parse(readFileSync(new URL('../fixtures/stats.json', import.meta.url), 'utf8')) as Fixture;
 
@@ -161,4 +173,89 @@ test('minimum detectable difference solves the sample-size formula', () => {
   expect(Math.sqrt(100 * rare)).toBeCloseTo(normalQuantile(0.975) + normalQuantile(0.8) * Math.sqrt(1 - rare), 9);
   expect(minimumDetectableDifference({ n: 5 })).toBeNull();
   expect(() => minimumDetectableDifference({ n: 10, discordance: 2 })).toThrow(/discordance/);
+});
+
+test('statsmodels agrees on McNemar, Wilson, Holm and Benjamini–Hochberg', () => {
+  for (const [lost, gained, p] of fixture.statsmodels.mcnemar) close(mcnemar({ lost, gained }).p, p, 1e-12, 'McNemar');
+  for (const [k, n, low, high] of fixture.statsmodels.wilson) {
+    expect(wilson(k, n).low).toBeCloseTo(low, 12);
+    expect(wilson(k, n).high).toBeCloseTo(high, 12);
+  }
+  for (const [p, wantHolm, wantBh] of fixture.statsmodels.corrections) {
+    holm(p).forEach((got, i) => {
+      expect(got).toBeCloseTo(wantHolm[i]!, 12);
+    });
+    benjaminiHochberg(p).forEach((got, i) => {
+      expect(got).toBeCloseTo(wantBh[i]!, 12);
+    });
+  }
+});
+
+test('the difference of independent proportions agrees with statsmodels and with Newcombe 1998', () => {
+  for (const [a, n, b, m, low, high] of fixture.statsmodels.newcombe) {
+    const got = independentDifference({ successes: b, n: m }, { successes: a, n });
+    expect(got.difference).toBeCloseTo(a / n - b / m, 12);
+    expect(got.low).toBeCloseTo(low, 10);
+    expect(got.high).toBeCloseTo(high, 10);
+  }
+  // Table II (a) of the paper: 56/70 − 48/80, method 10: 0.0524 to 0.3339.
+  const published = independentDifference({ successes: 48, n: 80 }, { successes: 56, n: 70 });
+  expect([published.low, published.high].map((x) => x.toFixed(4))).toEqual(['0.0524', '0.3339']);
+  expect(independentDifference({ successes: 0, n: 0 }, { successes: 1, n: 2 })).toMatchObject({ low: -1, high: 1 });
+});
+
+test('sign flips: counted patterns agree with scipy, drawn ones with the normal limit and with McNemar', () => {
+  for (const [differences, p] of fixture.sign_flip) {
+    expect(signFlip(differences, 1).p).toBeCloseTo(p, 12);
+    expect(signFlip([0, ...differences, 0, 0], 1).p).toBeCloseTo(p, 12); // ties carry no information
+  }
+  const [large, p] = fixture.sign_flip_large;
+  expect(Math.abs(signFlip(large, 3).p - p)).toBeLessThan(4 * Math.sqrt((p * (1 - p)) / 20_000));
+  expect(signFlip(large, 3)).toEqual(signFlip(large, 3));
+  const pairs = [...Array(25).fill(1), ...Array(10).fill(-1), ...Array(60).fill(0)];
+  const exact = mcnemar({ lost: 10, gained: 25 }).p;
+  expect(Math.abs(signFlip(pairs, 5).p - exact)).toBeLessThan(4 * Math.sqrt(exact / 20_000));
+  expect(signFlip([], 1).p).toBe(1);
+  expect(() => signFlip([1, Number.NaN], 1)).toThrow(/item 1 is not finite/);
+});
+
+test('bootstrap limits are numpy’s quantiles of the same resamples, and scipy’s up to its draws', () => {
+  for (const [before, after, seed, resamples, level, low, high] of fixture.bootstrap) {
+    const got = pairedBootstrap(before, after, { seed, resamples, level });
+    expect(got.low).toBeCloseTo(low, 10);
+    expect(got.high).toBeCloseTo(high, 10);
+  }
+  const [values, low, high] = fixture.bootstrap_scipy;
+  const got = pairedBootstrap(
+    values.map(() => 0),
+    values,
+    { seed: 2, resamples: 40_000 },
+  );
+  expect(Math.abs(got.low - low)).toBeLessThan(0.02 * (high - low));
+  expect(Math.abs(got.high - high)).toBeLessThan(0.02 * (high - low));
+});
+
+test('pairs needed is the inverse of the minimum detectable difference', () => {
+  for (const [n, discordance, alpha, power, d] of fixture.power) {
+    expect(pairsNeeded({ effect: d * (1 + 1e-9), discordance, alpha, power })).toBe(n);
+  }
+  expect(pairsNeeded({ effect: 0.9 })).toBeGreaterThanOrEqual(6); // fewer could not reach 5 % at all
+  expect(() => pairsNeeded({ effect: 0.3, discordance: 0.2 })).toThrow(/effect ≤ discordance/);
+});
+
+test('named streams differ by name and seed; samples are sets, uniformly drawn', () => {
+  const first = (stream: { next(): number }) => stream.next();
+  expect(first(namedRandom(1, 'a', 2))).toBe(first(namedRandom(1, 'a', 2)));
+  expect(first(namedRandom(1, 'a', 2))).not.toBe(first(namedRandom(1, 'a', 3)));
+  expect(first(namedRandom(1, 'a'))).not.toBe(first(namedRandom(2, 'a')));
+  const counts = new Map<string, number>();
+  for (let i = 0; i < 6000; i++) {
+    const drawn = sample(namedRandom(i, 'sets'), 5, 2).join();
+    counts.set(drawn, (counts.get(drawn) ?? 0) + 1);
+  }
+  expect(counts.size).toBe(10); // every pair of five
+  // Chi-square over ten cells, nine degrees of freedom: 27.9 is the 0.1 % point.
+  expect([...counts.values()].reduce((sum, count) => sum + (count - 600) ** 2 / 600, 0)).toBeLessThan(27.9);
+  expect(sample(seededRandom(1), 3, 3)).toEqual([0, 1, 2]);
+  expect(() => sample(seededRandom(1), 3, 4)).toThrow(/0 … 3 numbers, got 4/);
 });

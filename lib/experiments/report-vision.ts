@@ -1,12 +1,11 @@
-/** The report's sections on where: image swapping and layer ablation. */
+/** The report's section on where the image is read. */
 import type { Answer, ChartBlock, Section } from '../report/document.js';
-import { formatP, formatValue } from '../report/format.js';
+import { formatP } from '../report/format.js';
 import { type LineChartSpec, type LineSeries, lineChart } from '../report/line-chart.js';
 import { smallMultiples } from '../report/small-multiples.js';
 import { lineTable } from '../report/tables.js';
-import { type AblationCell, allTasks, type LocalizeReasoningResult } from './localize-reasoning.js';
-import type { LocalizeVisionResult, SwapCell } from './localize-vision.js';
-import { isSignificant } from './measure.js';
+import type { LocalizeReasoningResult } from './localize-reasoning.js';
+import type { LocalizeVisionResult, SwapCell, SwapControl } from './localize-vision-analyze.js';
 import {
   answer,
   asRate,
@@ -34,7 +33,8 @@ export function visionSection(result: LocalizeVisionResult, summary: Summary): S
   const charts = models.flatMap((model) =>
     unique(result.cells.map(({ mode }) => mode)).map((mode) => {
       const own = result.cells.filter((cell) => cell.model === model && cell.mode === mode);
-      return swapChart(model, mode, own, summary);
+      const controls = result.controls.filter((cell) => cell.model === model && cell.mode === mode);
+      return swapChart(model, mode, own, controls, summary);
     }),
   );
   const flaws = result.flaws.map(
@@ -82,6 +82,7 @@ export function visionSection(result: LocalizeVisionResult, summary: Summary): S
           }),
         },
       ),
+      ...controlTable(result),
       ...(flaws.length > 0 ? [prose(`Flaws of this set of pairs: ${flaws.join('; ')}.`, 'caution')] : []),
       prose(
         'A suffix swap covers its layer and all later ones, so its curve is cumulative: read where it falls, not where it is high. ' +
@@ -91,6 +92,44 @@ export function visionSection(result: LocalizeVisionResult, summary: Summary): S
     ],
   };
 }
+
+/** The two controls against the swaps they stand beside. */
+function controlTable({ controls }: LocalizeVisionResult) {
+  if (controls.length === 0) return [];
+  return [
+    tableBlock(
+      'vision-controls',
+      'Controls of the swaps',
+      'Self: keys and values of the image replaced by the run’s own, which must change nothing. Random: as many layers as the ' +
+        'swap covers, drawn anew for every pair. The difference is control minus swap on the same pairs (exact McNemar, Holm ' +
+        'over the layers of one curve): a random set that does as much as the named layers means that only their number counts.',
+      {
+        columns: [
+          column('model', 'Model'),
+          column('task', 'Task'),
+          column('mode', 'Mode'),
+          column('layer', 'Layer', 'number'),
+          column('control', 'Control'),
+          column('change', 'Changes', 'rate'),
+          ...testColumns,
+          rowsColumn,
+        ],
+        rows: controls.map((cell) => ({
+          model: cell.model,
+          task: cell.task,
+          mode: cell.mode,
+          layer: cell.layer,
+          control: cell.control,
+          change: asRate(cell.change),
+          ...testCells(cell.test),
+          ...rowsCell(cell.select),
+        })),
+      },
+    ),
+  ];
+}
+
+const controlText = { self: 'control: own values', random: 'control: as many random layers' } as const;
 
 const flawText = {
   'same-answer': 'both images have the same answer, no swap can change it',
@@ -105,7 +144,13 @@ const modeText = {
   prefix: 'layer l and all before it',
 } as const;
 
-function swapChart(model: string, mode: SwapCell['mode'], cells: readonly SwapCell[], summary: Summary) {
+function swapChart(
+  model: string,
+  mode: SwapCell['mode'],
+  cells: readonly SwapCell[],
+  controls: readonly SwapControl[],
+  summary: Summary,
+) {
   const tasks = unique(cells.map(({ task }) => task));
   const layers = unique(cells.map(({ layer }) => layer)).sort((a, b) => a - b);
   const multiples = tasks.map((task) => {
@@ -117,6 +162,12 @@ function swapChart(model: string, mode: SwapCell['mode'], cells: readonly SwapCe
         points: own.map((cell) => linePoint(cell.layer, cell.readableToSource)),
       },
       { name: 'still right', color: 'muted', points: own.map((cell) => linePoint(cell.layer, cell.correct)) },
+      ...unique(controls.map(({ control }) => control)).map((control) => ({
+        name: controlText[control],
+        points: controls
+          .filter((cell) => cell.task === task && cell.control === control)
+          .map((cell) => linePoint(cell.layer, cell.change)),
+      })),
     ];
     return {
       title: task,
@@ -133,7 +184,10 @@ function swapChart(model: string, mode: SwapCell['mode'], cells: readonly SwapCe
   return chart(
     idOf('swap', model, mode),
     `${model}: image swapped in ${modeText[mode]}`,
-    'Each panel is a task. Bands are 95 % Wilson intervals; cut-off and failed runs are in no rate and are counted in the table.',
+    'Each panel is a task. Bands are 95 % Wilson intervals; cut-off and failed runs are in no rate and are counted in the table.' +
+      (controls.length > 0
+        ? ' The controls show how many answers change when nothing should, or when the layers do not matter.'
+        : ''),
     smallMultiples(multiples),
     swapTable(cells),
   );
@@ -236,124 +290,30 @@ export function visionFindings(result: LocalizeVisionResult): Answer[] {
     });
 }
 
+/** Whether patching a run with itself changed anything: the instrument's own error, over both probes. */
+export function controlFindings(
+  vision: LocalizeVisionResult | null,
+  reasoning: LocalizeReasoningResult | null,
+): Answer[] {
+  const swaps = (vision?.controls ?? []).filter(({ control }) => control === 'self');
+  const ablations = (reasoning?.controls ?? []).filter(({ control }) => control === 'self');
+  if (swaps.length + ablations.length === 0) return [];
+  const changed =
+    swaps.reduce((sum, { change }) => sum + change.successes, 0) +
+    ablations.reduce((sum, { test }) => sum + (test ? test.lost + test.gained : 0), 0);
+  const compared =
+    swaps.reduce((sum, { change }) => sum + change.n, 0) + ablations.reduce((sum, { test }) => sum + (test?.n ?? 0), 0);
+  return [
+    answer(
+      changed === 0
+        ? `Patching runs with their own values changed none of ${compared} answers: the instrument adds nothing of its own.`
+        : `Patching runs with their own values changed ${changed} of ${compared} answers: **the instrument is not neutral here**, and no effect of that size can be read.`,
+      null,
+    ),
+  ];
+}
+
 function relation(p: number | null): string {
   const text = formatP(p);
   return text.startsWith('<') ? text : `= ${text}`;
-}
-
-export function reasoningSection(result: LocalizeReasoningResult, summary: Summary): Section {
-  const models = unique(result.cells.map(({ model }) => model));
-  const parts = unique(result.cells.map(({ part }) => part)).filter((part) => part !== 'none');
-  const tasks = unique(result.cells.map(({ task }) => task));
-  const charts = parts.map((part) => {
-    const own = result.cells.filter((cell) => cell.part === part);
-    const layers = unique(own.flatMap(({ layer }) => (layer === null ? [] : [layer]))).sort((a, b) => a - b);
-    const multiples = tasks.map((task) => {
-      const unablated = (model: string): number =>
-        result.cells.find((cell) => cell.model === model && cell.task === task && cell.part === 'none')?.accuracy
-          .rate ?? 0;
-      return {
-        title: task,
-        svg: lineChart({
-          id: idOf('skip', part, task),
-          title: `${task}: accuracy without ${partText[part as 'layer']}`,
-          x: { label: 'Layer left out', values: layers },
-          y: { label: 'Accuracy', min: 0, max: 1, format: 'percent' },
-          series: models.map((model) => ({
-            name: model,
-            points: own
-              .filter((cell) => cell.model === model && cell.task === task && cell.layer !== null)
-              .map((cell) => linePoint(cell.layer!, cell.accuracy)),
-          })),
-          references: models.map((model) => ({ value: unablated(model), label: `${model}, nothing left out` })),
-          regions: regionMarks(summary),
-        }),
-      };
-    });
-    return chart(
-      idOf('skip', part),
-      `Accuracy without ${partText[part as 'layer']}`,
-      'Each panel is a task; bands are 95 % Wilson intervals. Cut-off answers are in no rate and are counted in the table.',
-      smallMultiples(multiples),
-      ablationTable(own, true),
-    );
-  });
-  return {
-    id: 'reasoning',
-    title: 'Which layers reasoning needs',
-    lead: 'One layer at a time adds nothing to the residual stream, and the same questions are asked again.',
-    blocks: [
-      ...charts,
-      tableBlock(
-        'reasoning-layers',
-        'Accuracy by layer left out',
-        'Against the unablated run on the same items: exact McNemar, Holm over the layers of one model and task. ' +
-          'Detectable: the smallest difference that this n would have shown with 80 % power.',
-        ablationTable(
-          result.cells.filter(({ task }) => tasks.length === 1 || task === allTasks),
-          false,
-        ),
-      ),
-      prose(
-        'An answer cut off at the token limit is counted apart, not as wrong: when leaving out a layer makes a model ' +
-          'babble, look at the cut-off count beside the accuracy.',
-        'caution',
-      ),
-    ],
-  };
-}
-
-const partText = {
-  layer: 'the layer',
-  attn: 'what its attention adds',
-  mlp: 'what its MLP adds',
-} as const;
-
-function ablationTable(cells: readonly AblationCell[], withRows: boolean) {
-  return {
-    columns: [
-      column('model', 'Model'),
-      column('task', 'Task'),
-      column('part', 'Left out'),
-      column('layer', 'Layer', 'number'),
-      column('accuracy', 'Accuracy', 'rate'),
-      ...testColumns,
-      ...(withRows ? [rowsColumn] : []),
-    ],
-    rows: cells.map((cell) => ({
-      model: cell.model,
-      task: cell.task,
-      part: cell.part === 'none' ? 'nothing' : cell.part,
-      layer: cell.layer,
-      accuracy: asRate(cell.accuracy),
-      ...testCells(cell.test),
-      ...(withRows ? rowsCell(cell.select) : {}),
-    })),
-  };
-}
-
-export function reasoningFindings(result: LocalizeReasoningResult): Answer[] {
-  return unique(result.cells.map(({ model }) => model)).flatMap((model) => {
-    const tasks = unique(result.cells.map(({ task }) => task));
-    const task = tasks.includes(allTasks) ? allTasks : tasks[0]!;
-    const own = result.cells.filter((cell) => cell.model === model && cell.task === task);
-    const base = own.find(({ part }) => part === 'none');
-    const layers = own.filter(({ part }) => part === 'layer');
-    if (!base || layers.length === 0) return [];
-    const needed = layers.filter(({ test }) => isSignificant(test) && test!.difference! < 0);
-    const rest = layers.filter((cell) => !needed.includes(cell));
-    const graded = layers.filter(({ accuracy }) => accuracy.rate !== null);
-    const worst =
-      graded.length > 0 ? graded.reduce((a, b) => (b.accuracy.rate! < a.accuracy.rate! ? b : a)) : undefined;
-    const over = task === allTasks ? `${tasks.length - 1} reasoning tasks together` : `\`${task}\``;
-    const detectable = Math.max(...rest.map(({ test }) => test?.detectable ?? 0));
-    const text =
-      `On ${over}, \`${model}\` is right on ${rateText(base.accuracy)}. Leaving out one layer lowers that significantly for ` +
-      `${needed.length} of ${layers.length} layers${needed.length > 0 ? ` (${layerList(needed.map(({ layer }) => layer!))})` : ''}` +
-      `${worst ? `, most for layer ${worst.layer}: ${rateText(worst.accuracy)}` : ''}.` +
-      (rest.length > 0
-        ? ` For ${layerList(rest.map(({ layer }) => layer!))} no effect was found; one below about ${formatValue(detectable, 'percent').replace('%', ' points')} would have been missed.`
-        : '');
-    return [answer(text, needed.length > 0)];
-  });
 }
