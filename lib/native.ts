@@ -156,8 +156,21 @@ export interface CpuInfo {
 }
 
 export interface CudaStatus {
-  readonly status: 'ok' | 'no-backend' | 'no-driver' | 'no-device' | 'error';
+  readonly status: 'ok' | 'no-driver' | 'no-library' | 'bad-library' | 'no-device' | 'error';
+  /** One line: the first device, or what is missing and what to do. */
   readonly reason: string;
+  /** The shared object tried: galvani_cuda.so beside the addon, or GALVANI_CUDA_LIBRARY. */
+  readonly library: string;
+  /** Architectures it was compiled for; '' when it did not load. */
+  readonly targets: string;
+  readonly devices: readonly {
+    readonly name: string;
+    readonly computeCapability: string;
+    readonly multiprocessors: number;
+    readonly memoryBytes: number;
+    /** Which matrix multiply is in use, and why. */
+    readonly gemm: string;
+  }[];
 }
 
 export type NativeRange = readonly [start: number, end: number]; // end −1: open, generated rows included
@@ -327,7 +340,8 @@ export interface Native {
     method: 'auto' | 'gram' | 'direct',
   ): { readonly values: Float64Array; readonly resolution: number; readonly method: 'gram' | 'direct' };
   cpuInfo(): CpuInfo;
-  cudaStatus(): CudaStatus;
+  /** Of the library in use; of another one when a path is given. */
+  cudaStatus(library?: string): CudaStatus;
 }
 
 type AnyFunction = (this: unknown, ...args: unknown[]) => unknown;

@@ -3,7 +3,7 @@ import { arch, cpus, platform, release, totalmem } from 'node:os';
 import { Command } from 'commander';
 import { fromNative } from '../errors.js';
 import { packageVersion } from '../experiments/study.js';
-import { native } from '../native.js';
+import { type CudaStatus, native } from '../native.js';
 import { print } from './shared.js';
 
 export interface Diagnosis {
@@ -19,7 +19,7 @@ export interface Diagnosis {
     readonly isa: string;
     readonly features: readonly string[];
     readonly threads: number;
-    readonly cuda: { readonly status: string; readonly reason: string };
+    readonly cuda: CudaStatus;
   } | null;
   /** Why the addon does not load, and what to do. */
   readonly problem: string | null;
@@ -68,6 +68,7 @@ function describe({ galvani, node, napi, system, cpu, memoryBytes, addon, proble
           ['features', addon.features.join(' ')],
           ['threads', String(addon.threads)],
           ['CUDA', addon.cuda.status === 'ok' ? `ok: ${addon.cuda.reason}` : `no: ${addon.cuda.reason}`],
+          ['CUDA library', addon.cuda.targets ? `${addon.cuda.library}, for ${addon.cuda.targets}` : 'not loaded'],
         ] as [string, string][])
       : ([['addon', `does not load: ${problem}`]] as [string, string][])),
   ];

@@ -6,7 +6,7 @@
 //   engine.cc      NativeEngine                  addModel, removeModel, run, threads
 //   weights.cc     compareWeights, identicalTensors, singularValues
 //   ops.cc         NativeOps                     matmul, attention, mropeTable, visionRopeTable (tests, benches)
-//   device.cc      cpuInfo(), cudaStatus()
+//   device.cc      cpuInfo(), cudaStatus(library?)
 #include "bindings/addon.h"
 
 namespace galvani {

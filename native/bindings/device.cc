@@ -1,8 +1,10 @@
 // What this machine can do, for `galvani doctor` and for tests that say why they are skipped.
 #include "bindings/addon.h"
 #include "bindings/convert.h"
+#include "bindings/task.h"
 #include "core/parallel.h"
 #include "core/simd.h"
+#include "device/load.h"
 
 namespace galvani {
 namespace {
@@ -37,11 +39,33 @@ Napi::Value cpu_info(const Napi::CallbackInfo& info) {
   return out;
 }
 
+// cudaStatus(library?) → {status, reason, library, targets, devices}; of the library in use, or of another one.
 Napi::Value cuda_status(const Napi::CallbackInfo& info) {
-  Napi::Object out = Napi::Object::New(info.Env());
-  out.Set("status", "no-backend");
-  out.Set("reason", "this version has no CUDA backend");
-  return out;
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const GpuStatus status = info.Length() > 0 && !info[0].IsUndefined()
+                                 ? probe_gpu(to_string(info[0], "cudaStatus: library"))
+                                 : gpu_status();
+    Napi::Object out = Napi::Object::New(env);
+    out.Set("status", status.status);
+    out.Set("reason", status.reason);
+    out.Set("library", status.library);
+    out.Set("targets", status.targets);
+    Napi::Array devices = Napi::Array::New(env, status.devices.size());
+    for (size_t i = 0; i < status.devices.size(); ++i) {
+      const gpu::DeviceInfo& from = status.devices[i];
+      Napi::Object device = Napi::Object::New(env);
+      device.Set("name", from.name);
+      device.Set("computeCapability",
+                 std::to_string(from.compute_major) + "." + std::to_string(from.compute_minor));
+      device.Set("multiprocessors", from.multiprocessors);
+      device.Set("memoryBytes", static_cast<double>(from.memory_bytes));
+      device.Set("gemm", from.gemm);
+      devices.Set(static_cast<uint32_t>(i), device);
+    }
+    out.Set("devices", devices);
+    return out;
+  });
 }
 
 }  // namespace

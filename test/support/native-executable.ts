@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 // The addon's own build folder has the library compiled already; without it (built by node-gyp) a folder of our own.
-const folder = existsSync(`${root}build/CMakeCache.txt`) ? `${root}build` : `${root}build-tests`;
+export const nativeFolder = existsSync(`${root}build/CMakeCache.txt`) ? `${root}build` : `${root}build-tests`;
 
 function run(command: string, args: string[]): void {
   const result = spawnSync(command, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });
@@ -16,8 +16,8 @@ function run(command: string, args: string[]): void {
 
 /** Test files run side by side in their own processes; they build in one folder, so they take turns. */
 function withLock(work: () => void): void {
-  const lock = `${folder}/.lock`;
-  mkdirSync(folder, { recursive: true });
+  const lock = `${nativeFolder}/.lock`;
+  mkdirSync(nativeFolder, { recursive: true });
   for (;;) {
     try {
       mkdirSync(lock);
@@ -38,8 +38,8 @@ function withLock(work: () => void): void {
 /** Builds these executables. */
 export function buildNativeTests(names: readonly string[]): void {
   withLock(() => {
-    run('cmake', ['-S', '.', '-B', folder, '-DGALVANI_TESTS=ON']);
-    run('cmake', ['--build', folder, '-j', String(availableParallelism()), '--target', ...names]);
+    run('cmake', ['-S', '.', '-B', nativeFolder, '-DGALVANI_TESTS=ON']);
+    run('cmake', ['--build', nativeFolder, '-j', String(availableParallelism()), '--target', ...names]);
   });
 }
 
@@ -62,7 +62,7 @@ export function runNativeTest(
   name: string,
   env: Record<string, string> = {},
 ): { passed: number; failed: number; output: string } {
-  const result = spawnSync(`${folder}/${name}`, {
+  const result = spawnSync(`${nativeFolder}/${name}`, {
     encoding: 'utf8',
     env: { ...process.env, ...env },
     maxBuffer: 1 << 28,
@@ -75,11 +75,13 @@ export function runNativeTest(
 
 /** Weak and unique-global symbols of the library's object files whose path matches, by path. */
 export function weakSymbolsOf(pattern: RegExp): Record<string, string[]> {
-  const objects = readdirSync(`${folder}/CMakeFiles/galvani_core.dir`, { recursive: true, encoding: 'utf8' });
+  const objects = readdirSync(`${nativeFolder}/CMakeFiles/galvani_core.dir`, { recursive: true, encoding: 'utf8' });
   const matching = objects.filter((path) => pattern.test(path));
   return Object.fromEntries(
     matching.map((path) => {
-      const result = spawnSync('nm', ['-C', `${folder}/CMakeFiles/galvani_core.dir/${path}`], { encoding: 'utf8' });
+      const result = spawnSync('nm', ['-C', `${nativeFolder}/CMakeFiles/galvani_core.dir/${path}`], {
+        encoding: 'utf8',
+      });
       if (result.status !== 0) throw new Error(`nm ${path}: ${result.error ?? result.stderr}`);
       return [path, result.stdout.split('\n').filter((line) => /^[0-9a-f ]+ [WVuwv] /.test(line))];
     }),

@@ -1,0 +1,25 @@
+// The host side of every kernel: chooses a template, sizes shared memory, launches. They return 0, a CUDA error code,
+// kUnsupported for a shape the kernel was not compiled for, or what refuse() returns; the backend's table turns codes
+// into sentences.
+#pragma once
+#include "ops/gpu/attn_types.h"
+#include "ops/gpu/dense_types.h"
+
+namespace galvani::gpu {
+
+inline constexpr int kUnsupported = -1;
+
+int attn_mma_launch(const AttnParams& p, void* stream);
+int attn_decode_launch(const AttnParams& p, void* stream);
+int attn_wgmma_launch(const AttnParams& p, void* stream);
+int attn_combine_launch(const AttnParams& p, void* stream);
+int attn_probe_launch(const ProbeParams& p, void* stream);
+int topk_refine_launch(const AttnParams& p, void* stream);
+int kv_append_launch(const KvAppendParams& p, void* stream);
+int residual_norm_launch(const ResidualNormParams& p, void* stream);
+int swiglu_launch(const SwigluParams& p, void* stream);
+int embed_launch(const EmbedParams& p, void* stream);
+int logits_launch(const LogitsParams& p, void* stream);
+int gemm_mma_launch(const GemmParams& p, void* stream);
+
+}  // namespace galvani::gpu

@@ -1,0 +1,182 @@
+/** The seam to the GPU: every way of not having one is a status and one clear line, and none of them breaks the CPU. */
+import { spawnSync } from 'node:child_process';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { native } from '../../lib/native.js';
+import { buildNativeTests, hasCmake, nativeFolder, runNativeTest } from '../support/native-executable.js';
+import { nvcc } from '../support/nvcc.js';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'galvani-device-'));
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+function run(command: string, args: string[], env: Record<string, string> = {}): { code: number | null; log: string } {
+  const { status, stdout, stderr } = spawnSync(command, args, {
+    cwd: root,
+    encoding: 'utf8',
+    env: { ...process.env, ...env },
+    maxBuffer: 1 << 28,
+  });
+  return { code: status, log: `${stdout}${stderr}` };
+}
+
+function fake(kind: number): string {
+  const path = join(folder, `fake-${kind}.so`);
+  const flags = ['-std=c++20', '-shared', '-fPIC', `-DFAKE=${kind}`, '-Inative'];
+  const { code, log } = run('g++', [...flags, 'test/support/fake-backend.cc', '-o', path]);
+  expect(code, log).toBe(0);
+  return path;
+}
+
+test('the library in use: a status, one line, and a driver or the reason there is none', () => {
+  const status = native().cudaStatus();
+  expect(['ok', 'no-driver', 'no-library', 'no-device', 'error']).toContain(status.status);
+  expect(status.reason).toMatch(/^[^\n]+$/);
+  expect(status.library).toMatch(/galvani_cuda\.so$/);
+  expect(status.devices.length > 0).toBe(status.status === 'ok');
+  const driver = /libcuda\.so\.1/.test(run('sh', ['-c', 'ldconfig -p || /sbin/ldconfig -p']).log);
+  if (!driver) {
+    console.warn(`no GPU run here: ${status.reason}`);
+    expect(status.status).toBe('no-driver');
+    expect(status.reason).toContain('no NVIDIA driver on this machine');
+  }
+});
+
+test('a CUDA library built here loads without a driver and says what it was compiled for', () => {
+  const { library, targets } = native().cudaStatus();
+  if (existsSync(library)) expect(targets).toMatch(/^sm_\d+ \+ PTX/);
+  else console.warn(`skipped: ${library} is not built`);
+});
+
+describe('a library that is not what it should be', () => {
+  test('missing, damaged, foreign', () => {
+    const missing = native().cudaStatus(join(folder, 'missing.so'));
+    expect(['no-library', 'no-driver']).toContain(missing.status);
+    writeFileSync(join(folder, 'text.so'), 'not a library');
+    const damaged = native().cudaStatus(join(folder, 'text.so'));
+    expect(damaged).toMatchObject({ status: 'bad-library', targets: '', devices: [] });
+    expect(damaged.reason).toMatch(/does not load: .*text\.so/);
+    expect(native().cudaStatus(fake(0)).reason).toMatch(/fake-0\.so is not a galvani backend/);
+    expect(() => native().cudaStatus(3 as never)).toThrow(/cudaStatus: library: expected a string/);
+  });
+
+  test('another version of the table', () => {
+    for (const kind of [1, 2]) {
+      const status = native().cudaStatus(fake(kind));
+      expect(status.status).toBe('bad-library');
+      expect(status.reason).toMatch(/another version of galvani \(this one speaks ABI \d+\)/);
+    }
+  });
+
+  test('no device, a device that fails, two devices', () => {
+    const none = native().cudaStatus(fake(3));
+    expect(none).toMatchObject({ status: 'no-device', targets: 'nothing', devices: [] });
+    expect(native().cudaStatus(fake(4))).toMatchObject({ status: 'error', reason: 'the fake device is on fire' });
+    const two = native().cudaStatus(fake(5));
+    expect(two.status).toBe('ok');
+    expect(two.devices.map(({ name, computeCapability }) => [name, computeCapability])).toEqual([
+      ['Fake 9000', '9.0'],
+      ['Fake 9000', '9.0'],
+    ]);
+    expect(two.reason).toBe(
+      'Fake 9000 (compute 9.0, 132 SMs, 80 GiB, driver for CUDA 13.1, runtime 13.0), GEMM: none at all, and 1 more',
+    );
+  });
+});
+
+describe.skipIf(!hasCmake())('a toolkit that is missing or broken costs one line, not the CPU build', () => {
+  const script = (name: string, body: string): string => {
+    const path = join(folder, name);
+    writeFileSync(path, `#!/bin/sh\n${body}\n`);
+    chmodSync(path, 0o755);
+    return path;
+  };
+  const configure = (args: string[], env: Record<string, string>) => {
+    const build = join(folder, 'build');
+    mkdirSync(join(build, 'Release'), { recursive: true });
+    writeFileSync(join(build, 'Release', 'galvani_cuda.so'), 'of an earlier build');
+    const result = run('cmake', ['-S', '.', '-B', build, ...args], { GALVANI_CUDA: 'AUTO', ...env });
+    return { ...result, left: existsSync(join(build, 'Release', 'galvani_cuda.so')) };
+  };
+  const line = (log: string): string => /galvani: CUDA backend.*/.exec(log)?.[0] ?? log;
+
+  test('configuring', () => {
+    const broken = {
+      'fails at once': script('nvcc-1', 'echo "nvcc fatal: no toolkit" >&2; exit 1'),
+      'says a version and compiles nothing': script('nvcc-2', 'echo "release 13.0, V13.0.88"'),
+      'does not exist': join(folder, 'nowhere', 'nvcc'),
+    };
+    for (const [what, CUDACXX] of Object.entries(broken)) {
+      const result = configure([], { CUDACXX });
+      expect(result, `${what}\n${result.log}`).toMatchObject({ code: 0, left: false });
+      expect(line(result.log), what).toMatch(/SKIPPED, CPU backend only\. Reason: .{10,}/);
+    }
+    const required = configure([], { CUDACXX: broken['fails at once'], GALVANI_CUDA: 'ON' });
+    expect(required.code).not.toBe(0);
+    expect(required.log).toContain('GALVANI_CUDA=ON but the CUDA toolchain does not work');
+    expect(line(configure([], { GALVANI_CUDA: 'OFF' }).log)).toContain('CUDA backend OFF');
+
+    // Last: what the runs before have found (compiler, make) is remembered, only nvcc is looked for again.
+    const hidden = ['/usr/local/bin', '/usr/bin', '/usr/local/cuda/bin', ...(process.env.PATH ?? '').split(':')];
+    const absent = configure([`-DCMAKE_IGNORE_PATH=${hidden.join(';')}`, `-DNODE_EXECUTABLE=${process.execPath}`], {
+      CUDA_HOME: '',
+      CUDA_PATH: '',
+    });
+    expect(absent, absent.log).toMatchObject({ code: 0, left: false });
+    expect(line(absent.log)).toMatch(/SKIPPED, CPU backend only\. Reason: nvcc not found/);
+  });
+
+  test.skipIf(!nvcc.path)('building: a compiler that configures and then fails on our files', () => {
+    const project = join(folder, 'cuda');
+    const real = nvcc.path!;
+    const failing = script(
+      'nvcc-3',
+      `case "$*" in *native/*) echo "cuda.cu(1): error: out of electrons" >&2; exit 2;; esac\nexec ${real} "$@"`,
+    );
+    const options = [`-DCMAKE_CUDA_COMPILER=${failing}`, '-DGALVANI_CUDA_ARCHS=80', '-DCMAKE_BUILD_TYPE=Release'];
+    const configured = run('cmake', ['-S', 'native/device/cuda', '-B', project, ...options]);
+    expect(configured.code, configured.log).toBe(0);
+    const library = join(folder, 'old.so');
+    const build = (required: string) =>
+      run('cmake', [
+        `-DPROJECT=${project}`,
+        `-DLIBRARY=${library}`,
+        `-DREQUIRED=${required}`,
+        '-P',
+        'native/device/cuda/build.cmake',
+      ]);
+    writeFileSync(library, 'of an earlier build');
+    const optional = build('0');
+    expect(optional.code, optional.log).toBe(0);
+    expect(line(optional.log)).toMatch(/FAILED to build, CPU backend only\. Reason: .*out of electrons/);
+    expect(existsSync(library)).toBe(false);
+    expect(build('1').code).not.toBe(0);
+  });
+});
+
+describe.skipIf(!hasCmake())('the emulated back end', () => {
+  beforeAll(() => buildNativeTests(['emulated_test', 'galvani_emulated']), 600_000);
+
+  test('poison, guard zones and ranges', () => {
+    const { passed, failed, output } = runNativeTest('emulated_test');
+    expect(failed, output).toBe(0);
+    expect(passed).toBeGreaterThan(30);
+  });
+
+  test('stands in for the CUDA library: GALVANI_CUDA_LIBRARY', () => {
+    const library = join(nativeFolder, 'Release', 'galvani_emulated.so');
+    expect(native().cudaStatus(library)).toMatchObject({ status: 'ok', targets: 'this CPU' });
+    const doctor = run(process.execPath, ['dist/cli/main.js', 'doctor'], { GALVANI_CUDA_LIBRARY: library });
+    expect(doctor.log).toMatch(/CUDA +ok: emulator on the CPU/);
+    expect(doctor.log).toContain(`${library}, for this CPU`);
+    const missing = run(process.execPath, ['dist/cli/main.js', 'doctor'], { GALVANI_CUDA_LIBRARY: '/nowhere.so' });
+    expect(missing.log).toMatch(/CUDA +no: .*(no NVIDIA driver|there is no \/nowhere\.so)/);
+    expect(missing.log).toMatch(/CUDA library +not loaded/);
+  });
+});
