@@ -16,6 +16,9 @@ export type DType =
   | 'BF16'
   | 'F8_E4M3'
   | 'F8_E5M2'
+  | 'F8_E4M3FNUZ'
+  | 'F8_E5M2FNUZ'
+  | 'F8_E8M0'
   | 'I64'
   | 'I32'
   | 'I16'
@@ -76,33 +79,41 @@ export interface TensorKey {
   readonly names: readonly string[];
 }
 
-/** `null`: not defined (no value above the resolution). */
-export interface NativeSpectrum {
-  /** Descending; 0 = below `resolution`. */
-  readonly singularValues: Float64Array;
-  readonly resolution: number;
-  readonly method: 'gram' | 'direct';
+/** Measures of a list of singular values. `null`: not defined (no value above the resolution, or not all known). */
+export interface SpectrumMeasures {
   readonly spectralNorm: number;
-  readonly nuclearNorm: number;
+  readonly nuclearNorm: number | null;
   readonly frobeniusNorm: number;
   /** Values above the resolution. */
   readonly resolved: number;
   readonly stableRank: number | null;
+  readonly participationRatio: number | null;
   readonly effectiveRank: number | null;
   readonly conditionNumber: number | null;
   readonly logVolume: number | null;
+}
+
+export type SpectrumMethod = 'auto' | 'gram' | 'direct' | 'top';
+
+export interface NativeSpectrum extends SpectrumMeasures {
+  /** Descending; 0 = below `resolution`. Method 'top': the leading ones only. */
+  readonly singularValues: Float64Array;
+  readonly resolution: number;
+  readonly method: Exclude<SpectrumMethod, 'auto'>;
+  /** Method 'top': how far a true singular value is from each at most. */
+  readonly bounds?: Float64Array;
   /** The spectrum expected from storage rounding alone (native/ops/rounding.h). */
-  readonly floor?: {
+  readonly floor?: SpectrumMeasures & {
     readonly singularValues: Float64Array;
     /** Largest σ1 over the draws. */
     readonly edge: number;
-    readonly frobeniusNorm: number;
     readonly draws: number;
   };
   /** Measures of the values above floor.edge. */
   readonly aboveFloor?: {
     readonly rank: number;
     readonly stableRank: number | null;
+    readonly participationRatio: number | null;
     readonly effectiveRank: number | null;
     readonly frobeniusNorm: number;
   };
@@ -119,7 +130,10 @@ export interface NativeTensorDelta {
   readonly nonFinite: number;
   readonly weightSquares: readonly number[];
   readonly steps: readonly {
+    readonly sum: number;
     readonly square: number;
+    readonly cube: number;
+    readonly fourth: number;
     readonly maxAbs: number;
     readonly identical: number;
     readonly zero: number;
@@ -143,7 +157,7 @@ export interface CompareOptions {
   readonly seed?: number;
   readonly subspace?: number;
   readonly top?: number;
-  readonly method?: 'auto' | 'gram' | 'direct';
+  readonly method?: SpectrumMethod;
   readonly threads?: number;
 }
 

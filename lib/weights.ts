@@ -4,41 +4,19 @@
  */
 import { openCheckpoint } from './checkpoint/safetensors.js';
 import { GalvaniError } from './errors.js';
-import type { DType, NativeCheckpoint, NativeSpectrum, NativeTensorDelta, TensorKey } from './native.js';
+import type {
+  DType,
+  NativeCheckpoint,
+  NativeSpectrum,
+  NativeTensorDelta,
+  SpectrumMethod,
+  TensorKey,
+} from './native.js';
 import { native, withSignal } from './native.js';
+import { isFloat, matchTensors } from './weights/match.js';
+import { addPowerSums, type Moments, momentsOf, type PowerSums } from './weights/moments.js';
 
-/** A measure of an update: where it comes from and its unit. `per` says what it is a property of. */
-export interface Metric {
-  readonly name: string;
-  readonly per: 'step' | 'pair' | 'spectrum';
-  readonly formula: string;
-  readonly source: string;
-  readonly unit: string;
-}
-
-/** Every number this module reports. Δ = after − before in float32; σ = singular values of Δ as rows × the rest. */
-export const metrics: readonly Metric[] = [
-  m('frobeniusNorm', 'step', '‖Δ‖_F', 'the paper’s "energy"', 'weight'),
-  m('relativeNorm', 'step', '‖Δ‖_F / ‖W_before‖_F', 'the paper’s "energy"', '1'),
-  m('referenceRelativeNorm', 'step', '‖Δ‖_F / ‖W_in‖_F for both steps', 'published script of the paper', '1'),
-  m('maxAbs', 'step', 'max |Δ|', '', 'weight'),
-  m('unchangedFraction', 'step', 'share of entries with equal bits', '', '1'),
-  m('belowHalfUlpFraction', 'step', 'share with |Δ| < ½ bf16 spacing of W', 'invisible in a bf16 checkpoint', '1'),
-  m('cosine', 'pair', '⟨Δ_in, Δ_rl⟩ / (‖Δ_in‖ ‖Δ_rl‖)', '', '1'),
-  m('signAgreement', 'pair', 'share of equal signs where both Δ are not 0', '', '1'),
-  m('principalCosines', 'pair', 'cosines between top singular subspaces', 'Björck & Golub 1973', '1'),
-  m('spectralNorm', 'spectrum', 'σ1', '', 'weight'),
-  m('nuclearNorm', 'spectrum', 'Σσ', '', 'weight'),
-  m('stableRank', 'spectrum', '‖Δ‖_F² / σ1²', 'Rudelson & Vershynin 2007', '1'),
-  m('effectiveRank', 'spectrum', 'exp(H(σ/Σσ))', 'Roy & Vetterli 2007; the paper’s "diversity"', '1'),
-  m('conditionNumber', 'spectrum', 'σ1/σk', '', '1'),
-  m('logVolume', 'spectrum', 'Σ ln σ of the top values', 'published script of the paper', 'nat'),
-  m('floor.edge', 'spectrum', 'largest σ1 of simulated rounding noise', 'native/ops/rounding.h', 'weight'),
-  m('aboveFloor.rank', 'spectrum', 'number of σ above floor.edge', 'native/ops/rounding.h', '1'),
-];
-function m(name: string, per: Metric['per'], formula: string, source: string, unit: string): Metric {
-  return { name, per, formula, source, unit };
-}
+export { type Metric, metrics } from './weights/metrics.js';
 
 /** Bin b of an ulp histogram counts 2^(b−8) ≤ |Δ|/ulp < 2^(b−7); the first and last are open. Δ = 0 is in no bin. */
 export const ulpBins: readonly number[] = Array.from({ length: 16 }, (_, bin) => 2 ** (bin - 8));
@@ -53,6 +31,10 @@ export interface StepDelta {
   /** ‖Δ‖/‖W_in‖ with W_in the middle checkpoint (of two: the first), as the published script divides. */
   readonly referenceRelativeNorm: number | null;
   readonly maxAbs: number;
+  /** Σ Δ, Σ Δ², Σ Δ³, Σ Δ⁴ over `elements`: those of a group are their sums. */
+  readonly powerSums: PowerSums;
+  /** null: no elements. */
+  readonly moments: Moments | null;
   /** Shares of `elements`; null when there are none. */
   readonly unchangedFraction: number | null;
   readonly belowHalfUlpFraction: number | null;
@@ -121,8 +103,11 @@ export interface CharacterizeOptions {
   readonly mass?: boolean;
   /** Seeds the signs of the noise floor. Default 0. */
   readonly seed?: number;
-  /** auto: direct for small matrices, gram for the rest (native/ops/spectrum.h). */
-  readonly method?: 'auto' | 'gram' | 'direct';
+  /**
+   * auto: direct for small matrices, gram for the rest; top: the leading `subspace` (or 16) values and subspaces only,
+   * in a few passes (native/ops/spectrum.h).
+   */
+  readonly method?: SpectrumMethod;
   /** 0 (default): all processors this process may use. The results do not depend on it. */
   readonly threads?: number;
   /** Only tensors it accepts are compared; coverage still counts all. */
@@ -223,6 +208,7 @@ export interface GroupDelta {
     /** The group's ‖Δ‖ over the group's ‖W_before‖. */
     readonly relativeNorm: number | null;
     readonly maxAbs: number;
+    readonly moments: Moments | null;
     readonly unchangedFraction: number | null;
     readonly belowHalfUlpFraction: number | null;
     readonly ulpHistogram: readonly number[];
@@ -283,6 +269,7 @@ function groupDelta(group: string, members: readonly TensorDelta[]): GroupDelta 
       frobeniusNorm,
       relativeNorm: ratio(frobeniusNorm, weightNorms[s]!),
       maxAbs: own.reduce((largest, step) => Math.max(largest, step.maxAbs), 0),
+      moments: momentsOf(elements, addPowerSums(own.map((step) => step.powerSums))),
       unchangedFraction: share((step) => step.unchangedFraction),
       belowHalfUlpFraction: share((step) => step.belowHalfUlpFraction),
       ulpHistogram: ulpBins.map((_, bin) => sum(own.map((step) => step.ulpHistogram[bin]!))),
@@ -318,11 +305,14 @@ function toTensorDelta(raw: NativeTensorDelta): TensorDelta {
   const steps = raw.steps.map((step, s): StepDelta => {
     const frobeniusNorm = Math.sqrt(step.square);
     const { spectrum, rowSquares, columnSquares } = step;
+    const powerSums: PowerSums = [step.sum, step.square, step.cube, step.fourth];
     return {
       frobeniusNorm,
       relativeNorm: ratio(frobeniusNorm, weightNorms[s]!),
       referenceRelativeNorm: ratio(frobeniusNorm, reference),
       maxAbs: step.maxAbs,
+      powerSums,
+      moments: momentsOf(raw.elements, powerSums),
       unchangedFraction: ratio(step.identical, raw.elements),
       belowHalfUlpFraction: ratio(step.belowHalfUlp, raw.elements),
       zeroFraction: ratio(step.zero, raw.elements),
@@ -344,48 +334,6 @@ function toTensorDelta(raw: NativeTensorDelta): TensorDelta {
   return { ...tensor, pair };
 }
 
-/** One key per tensor that every checkpoint has in the same shape; anything else is an error that lists it all. */
-function matchTensors(checkpoints: readonly NativeCheckpoint[], canonicalName: (name: string) => string): TensorKey[] {
-  const tables = checkpoints.map((checkpoint) => {
-    const table = new Map<string, string>();
-    for (const stored of checkpoint.names()) {
-      const name = canonicalName(stored);
-      const other = table.get(name);
-      if (other !== undefined)
-        throw new GalvaniError('BAD_ARGUMENT', `${checkpoint.path}: ${other} and ${stored} are both called ${name}`);
-      table.set(name, stored);
-    }
-    return table;
-  });
-  const names = [...new Set(tables.flatMap((table) => [...table.keys()]))].sort();
-  const differences: string[] = [];
-  const keys: TensorKey[] = [];
-  for (const name of names) {
-    const stored = tables.map((table) => table.get(name));
-    const absent = checkpoints.filter((_, c) => stored[c] === undefined).map((checkpoint) => checkpoint.path);
-    if (absent.length > 0) {
-      differences.push(`${name}: missing in ${absent.join(' and ')}`);
-      continue;
-    }
-    const key: TensorKey = { name, names: stored as string[] };
-    const infos = checkpoints.map((checkpoint, c) => checkpoint.info(key.names[c]!));
-    const shapes = infos.map((info) => `[${info.shape.join(', ')}]`);
-    const kinds = new Set(infos.map((info) => (isFloat(info.dtype) ? 'float' : info.dtype)));
-    if (new Set(shapes).size > 1) differences.push(`${name}: shapes ${shapes.join(', ')}`);
-    else if (kinds.size > 1) differences.push(`${name}: types ${infos.map((info) => info.dtype).join(', ')}`);
-    else keys.push(key);
-  }
-  if (differences.length > 0) {
-    const paths = checkpoints.map((checkpoint) => checkpoint.path).join(', ');
-    throw new GalvaniError(
-      'SHAPE_MISMATCH',
-      `${differences.length} of ${names.length} tensors differ between ${paths}:\n${differences.join('\n')}`,
-      { details: { differences } },
-    );
-  }
-  return keys;
-}
-
 async function allEqual(checkpoints: readonly NativeCheckpoint[], key: TensorKey): Promise<boolean> {
   for (let c = 1; c < checkpoints.length; c++) {
     const pair = [{ name: key.name, names: [key.names[0]!, key.names[c]!] }];
@@ -395,7 +343,6 @@ async function allEqual(checkpoints: readonly NativeCheckpoint[], key: TensorKey
   return true;
 }
 
-const isFloat = (dtype: DType): boolean => dtype.startsWith('F') || dtype === 'BF16';
 const indices = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
 const rootSum = (values: readonly number[]): number => Math.sqrt(sum(values.map((value) => value * value)));

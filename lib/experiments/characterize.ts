@@ -53,7 +53,7 @@ export interface StepRecord {
 
 export interface SpectrumRecord {
   readonly spectralNorm: number;
-  readonly nuclearNorm: number;
+  readonly nuclearNorm: number | null;
   readonly stableRank: number | null;
   readonly effectiveRank: number | null;
   readonly conditionNumber: number | null;

@@ -28,9 +28,13 @@ SpectrumMethod to_method(const std::string& text, const std::string& where) {
   if (text == "auto") return SpectrumMethod::kAuto;
   if (text == "gram") return SpectrumMethod::kGram;
   if (text == "direct") return SpectrumMethod::kDirect;
-  bad_argument(where, "'auto', 'gram' or 'direct'");
+  if (text == "top") return SpectrumMethod::kTop;
+  bad_argument(where, "'auto', 'gram', 'direct' or 'top'");
 }
-const char* method_name(SpectrumMethod method) { return method == SpectrumMethod::kDirect ? "direct" : "gram"; }
+const char* method_name(SpectrumMethod method) {
+  if (method == SpectrumMethod::kTop) return "top";
+  return method == SpectrumMethod::kDirect ? "direct" : "gram";
+}
 
 std::vector<TensorKey> to_keys(Napi::Value value, size_t checkpoints, const std::string& where) {
   return to_vector(value, where, [&](Napi::Value item, const std::string& at) {
@@ -43,10 +47,11 @@ std::vector<TensorKey> to_keys(Napi::Value value, size_t checkpoints, const std:
 
 void set_measures(Napi::Object out, const SpectrumMeasures& measures) {
   out.Set("spectralNorm", measures.spectral_norm);
-  out.Set("nuclearNorm", measures.nuclear_norm);
+  set_optional(out, "nuclearNorm", measures.nuclear_norm);
   out.Set("frobeniusNorm", measures.frobenius_norm);
   out.Set("resolved", static_cast<double>(measures.resolved));
   set_optional(out, "stableRank", measures.stable_rank);
+  set_optional(out, "participationRatio", measures.participation_ratio);
   set_optional(out, "effectiveRank", measures.effective_rank);
   set_optional(out, "conditionNumber", measures.condition_number);
   set_optional(out, "logVolume", measures.log_volume);
@@ -57,17 +62,20 @@ Napi::Object js_spectrum(Napi::Env env, const StepSpectrum& step) {
   out.Set("singularValues", js_doubles(env, step.spectrum.values));
   out.Set("resolution", step.spectrum.resolution);
   out.Set("method", method_name(step.spectrum.method));
+  if (!step.spectrum.bounds.empty()) out.Set("bounds", js_doubles(env, step.spectrum.bounds));
   set_measures(out, step.measures);
   if (step.floor) {
     Napi::Object floor = Napi::Object::New(env);
     floor.Set("singularValues", js_doubles(env, step.floor->values));
     floor.Set("edge", step.floor->edge);
-    floor.Set("frobeniusNorm", step.floor->frobenius_norm);
+    set_measures(floor, step.floor->measures);
+    floor.Set("frobeniusNorm", step.floor->frobenius_norm);  // exact, whatever the draw
     floor.Set("draws", step.floor->draws);
     out.Set("floor", floor);
     Napi::Object above = Napi::Object::New(env);
     above.Set("rank", static_cast<double>(step.floor->rank_above));
     set_optional(above, "stableRank", step.floor->above.stable_rank);
+    set_optional(above, "participationRatio", step.floor->above.participation_ratio);
     set_optional(above, "effectiveRank", step.floor->above.effective_rank);
     above.Set("frobeniusNorm", step.floor->above.frobenius_norm);
     out.Set("aboveFloor", above);
@@ -84,16 +92,19 @@ Napi::Object js_spectrum(Napi::Env env, const StepSpectrum& step) {
 Napi::Object js_step(Napi::Env env, const TensorDelta& delta, size_t index) {
   const StepSums& sums = delta.sums.steps[index];
   Napi::Object out = Napi::Object::New(env);
+  out.Set("sum", sums.sum);
   out.Set("square", sums.square);
+  out.Set("cube", sums.cube);
+  out.Set("fourth", sums.fourth);
   out.Set("maxAbs", sums.max_abs);
   out.Set("identical", static_cast<double>(sums.identical));
   out.Set("zero", static_cast<double>(sums.zero));
   out.Set("belowHalfUlp", static_cast<double>(sums.below_half_ulp()));
   out.Set("ulpHistogram", js_numbers(env, std::vector<int64_t>(sums.ulps.begin(), sums.ulps.end())));
   if (delta.spectra[index]) out.Set("spectrum", js_spectrum(env, *delta.spectra[index]));
-  if (index < delta.mass.size()) {
-    out.Set("rowSquares", js_doubles(env, delta.mass[index].rows));
-    out.Set("columnSquares", js_doubles(env, delta.mass[index].columns));
+  if (!sums.rows.empty() || !sums.columns.empty()) {
+    out.Set("rowSquares", js_doubles(env, sums.rows));
+    out.Set("columnSquares", js_doubles(env, sums.columns));
   }
   return out;
 }

@@ -15,7 +15,8 @@ struct Row {
 };
 constexpr Row kTable[] = {
     {DType::kF64, "F64", 8}, {DType::kF32, "F32", 4},         {DType::kF16, "F16", 2},         {DType::kBF16, "BF16", 2},
-    {DType::kF8E4M3, "F8_E4M3", 1}, {DType::kF8E5M2, "F8_E5M2", 1}, {DType::kI64, "I64", 8},   {DType::kI32, "I32", 4},
+    {DType::kF8E4M3, "F8_E4M3", 1}, {DType::kF8E5M2, "F8_E5M2", 1}, {DType::kF8E4M3Fnuz, "F8_E4M3FNUZ", 1},
+    {DType::kF8E5M2Fnuz, "F8_E5M2FNUZ", 1}, {DType::kF8E8M0, "F8_E8M0", 1}, {DType::kI64, "I64", 8}, {DType::kI32, "I32", 4},
     {DType::kI16, "I16", 2}, {DType::kI8, "I8", 1},           {DType::kU64, "U64", 8},         {DType::kU32, "U32", 4},
     {DType::kU16, "U16", 2}, {DType::kU8, "U8", 1},           {DType::kBool, "BOOL", 1},
 };
@@ -67,7 +68,27 @@ float f8e4m3_to_float(uint8_t bits) {  // the "fn" form: no infinities, S.1111.1
 
 float f8e5m2_to_float(uint8_t bits) { return f16_to_float(static_cast<uint16_t>(bits << 8)); }
 
-bool is_float(DType dtype) { return static_cast<int>(dtype) <= static_cast<int>(DType::kF8E5M2); }
+float f8e4m3fnuz_to_float(uint8_t bits) {
+  if (bits == 0x80) return std::numeric_limits<float>::quiet_NaN();
+  const int exponent = (bits >> 3) & 15, mantissa = bits & 7;
+  const float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -10)
+                                        : std::ldexp(static_cast<float>(8 + mantissa), exponent - 11);
+  return bits & 0x80 ? -magnitude : magnitude;
+}
+
+float f8e5m2fnuz_to_float(uint8_t bits) {
+  if (bits == 0x80) return std::numeric_limits<float>::quiet_NaN();
+  const int exponent = (bits >> 2) & 31, mantissa = bits & 3;
+  const float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -17)
+                                        : std::ldexp(static_cast<float>(4 + mantissa), exponent - 18);
+  return bits & 0x80 ? -magnitude : magnitude;
+}
+
+float f8e8m0_to_float(uint8_t bits) {
+  return bits == 0xff ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(1.0f, bits - 127);
+}
+
+bool is_float(DType dtype) { return static_cast<int>(dtype) <= static_cast<int>(DType::kF8E8M0); }
 
 float load_float(const void* data, DType dtype, int64_t index) {
   const auto* bytes = static_cast<const unsigned char*>(data) + index * dtype_size(dtype);
@@ -82,6 +103,9 @@ float load_float(const void* data, DType dtype, int64_t index) {
     case DType::kBF16: return bf16_to_float(read(uint16_t{}));
     case DType::kF8E4M3: return f8e4m3_to_float(*bytes);
     case DType::kF8E5M2: return f8e5m2_to_float(*bytes);
+    case DType::kF8E4M3Fnuz: return f8e4m3fnuz_to_float(*bytes);
+    case DType::kF8E5M2Fnuz: return f8e5m2fnuz_to_float(*bytes);
+    case DType::kF8E8M0: return f8e8m0_to_float(*bytes);
     default: throw Error(Code::kUnsupported, std::string("load_float: not a float dtype: ") + dtype_name(dtype));
   }
 }

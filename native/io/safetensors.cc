@@ -16,7 +16,7 @@ namespace {
 
 constexpr int64_t kMaxHeader = 100'000'000;  // the reference reader's limit
 constexpr size_t kMaxRank = 64;
-constexpr const char* kExotic[] = {"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64", "C128"};
+constexpr const char* kExotic[] = {"F4", "F6_E2M3", "F6_E3M2", "C64", "C128"};
 constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr const char* kSingleName = "model.safetensors";
 
@@ -304,16 +304,25 @@ std::vector<std::string> Checkpoint::files() const {
   return paths;
 }
 
-void Checkpoint::will_need(const std::string& name) const {
+std::pair<size_t, int64_t> Checkpoint::place_of(const std::string& name) const {
   const Entry& found = entry(name);
-  const MappedFile& file = *files_[found.file];
-  file.will_need(found.mapped - file.data(), found.view.bytes());
+  return {found.file, found.mapped - files_[found.file]->data()};
 }
 
-void Checkpoint::done_with(const std::string& name) const {
+void Checkpoint::will_need(const std::string& name, int64_t begin, int64_t end) const {
   const Entry& found = entry(name);
+  const int64_t size = dtype_size(found.view.dtype);
   const MappedFile& file = *files_[found.file];
-  file.done_with(found.mapped - file.data(), found.view.bytes());
+  file.will_need(found.mapped - file.data() + begin * size, (end - begin) * size);
 }
+
+void Checkpoint::done_with(const std::string& name, int64_t begin, int64_t end) const {
+  const Entry& found = entry(name);
+  const int64_t size = dtype_size(found.view.dtype);
+  const MappedFile& file = *files_[found.file];
+  file.done_with(found.mapped - file.data() + begin * size, (end - begin) * size);
+}
+
+void Checkpoint::done_with(const std::string& name) const { done_with(name, 0, entry(name).view.elements()); }
 
 }  // namespace galvani

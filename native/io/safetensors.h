@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/tensor.h"
@@ -40,8 +41,12 @@ class Checkpoint {
   const std::string& file_of(const std::string& name) const;
   // "__metadata__" of all shards; the first shard wins on a key in both.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  // Hints to the kernel around one pass over a tensor (see MappedFile).
-  void will_need(const std::string& name) const;
+  // Where a tensor's bytes lie: the file's place in files(), and the offset within it. Sorting by it reads in order.
+  std::pair<size_t, int64_t> place_of(const std::string& name) const;
+  // Hints to the kernel around one pass over elements [begin, end) of a tensor (see MappedFile). will_need may reach
+  // past the tensor's end: what follows in the file is read next.
+  void will_need(const std::string& name, int64_t begin, int64_t end) const;
+  void done_with(const std::string& name, int64_t begin, int64_t end) const;
   void done_with(const std::string& name) const;
 
  private:

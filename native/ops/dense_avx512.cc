@@ -1,5 +1,5 @@
 #include "ops/dense_loops.h"
 
 namespace galvani {
-const DenseKernels kDenseAvx512 = {gram_tile, dot_axpy, dot, axpy, update};
+const DenseKernels kDenseAvx512 = {gram_tile, dot_axpy, dot, axpy, dot_float, axpy_float, update};
 }  // namespace galvani

@@ -15,6 +15,9 @@ struct DenseKernels {
   double (*dot_axpy)(const double* row, const double* v, double s, double* y, int64_t n);
   double (*dot)(const double* a, const double* b, int64_t n);
   void (*axpy)(double s, const double* x, double* y, int64_t n);
+  // The same with float32 entries, widened to float64.
+  double (*dot_float)(const float* a, const double* b, int64_t n);
+  void (*axpy_float)(double s, const float* x, double* y, int64_t n);
   // Rows of y += S X: s (rows, count), x (count, n) with its rows `stride` apart. Fastest for 4 rows.
   void (*update)(const double* s, const double* x, int64_t stride, int64_t count, double* y, int64_t y_stride,
                  int64_t rows, int64_t n);

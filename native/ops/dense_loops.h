@@ -90,6 +90,26 @@ void axpy(double s, const double* x, double* y, int64_t n) {
   for (; i < n; ++i) y[i] += s * x[i];
 }
 
+typedef float Narrow __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+inline Vec load(const float* from) { return __builtin_convertvector(*reinterpret_cast<const Narrow*>(from), Vec); }
+
+double dot_float(const float* a, const double* b, int64_t n) {
+  constexpr int kParts = 4, kStep = kParts * kLanes;
+  Vec sums[kParts] = {};
+  int64_t i = 0;
+  for (; i + kStep <= n; i += kStep)
+    for (int part = 0; part < kParts; ++part) sums[part] += load(a + i + part * kLanes) * load(b + i + part * kLanes);
+  double sum = (sum_of(sums[0]) + sum_of(sums[1])) + (sum_of(sums[2]) + sum_of(sums[3]));
+  for (; i < n; ++i) sum += static_cast<double>(a[i]) * b[i];
+  return sum;
+}
+
+void axpy_float(double s, const float* x, double* y, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(y + i, load(y + i) + s * load(x + i));
+  for (; i < n; ++i) y[i] += s * static_cast<double>(x[i]);
+}
+
 template <int kRows>
 inline void update_rows(const double* s, const double* x, int64_t stride, int64_t count, double* y, int64_t y_stride,
                         int64_t n) {

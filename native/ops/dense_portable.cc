@@ -1,5 +1,5 @@
 #include "ops/dense_loops.h"
 
 namespace galvani {
-const DenseKernels kDensePortable = {gram_tile, dot_axpy, dot, axpy, update};
+const DenseKernels kDensePortable = {gram_tile, dot_axpy, dot, axpy, dot_float, axpy_float, update};
 }  // namespace galvani

@@ -11,7 +11,9 @@
 namespace galvani {
 namespace {
 
-constexpr int64_t kChunk = 65'536, kTile = 1024;
+constexpr int64_t kTile = 1024;
+// Bands computed side by side before their column sums are added up: bounds what those need, 64 × columns.
+constexpr int64_t kRound = 64;
 
 GALVANI_DEFINE_ADD_TILE(add_tile_portable)
 
@@ -22,6 +24,23 @@ AddTile pick() {
 #endif
   return add_tile_portable;
 }
+
+// How the matrix is cut: bands of whole rows, or of a part of one row where rows are long; either way a band is one
+// stretch of elements. Of the shape alone.
+struct Bands {
+  int64_t rows, columns, band_rows, band_columns, down, across;
+
+  explicit Bands(const TensorView& view) {
+    rows = view.shape.size() < 2 ? 1 : view.shape[0];
+    columns = rows ? view.elements() / rows : 0;
+    band_columns = std::min<int64_t>(columns, 65'536);
+    const int64_t wanted = std::clamp<int64_t>(rows * columns / 128, 65'536, int64_t{1} << 21);
+    across = band_columns ? (columns + band_columns - 1) / band_columns : 0;
+    band_rows = across == 1 ? std::clamp<int64_t>(wanted / band_columns, 1, rows) : 1;
+    down = (rows + band_rows - 1) / band_rows;
+  }
+  int64_t count() const { return columns ? down * across : 0; }
+};
 
 // Zeroes the entries that are not finite in every version; returns how many.
 int64_t drop_non_finite(float (*tiles)[kTile], size_t versions, int64_t count) {
@@ -51,38 +70,64 @@ int64_t total(const uint32_t* lanes) {
   return sum;
 }
 
-DeltaSums chunk_sums(const std::vector<const TensorView*>& versions, int64_t begin, int64_t end, AddTile add) {
-  TileSums lanes{};
-  DeltaSums out;
-  float tiles[3][kTile];
-  const float* w[3] = {tiles[0], tiles[1], tiles[2]};
-  int64_t padding = 0;
-  for (int64_t at = begin; at < end; at += kTile) {
-    const int64_t count = std::min(kTile, end - at), padded = (count + kLanes - 1) / kLanes * kLanes;
-    for (size_t v = 0; v < versions.size(); ++v) {
-      widen(*versions[v], at, count, tiles[v]);
-      std::fill(tiles[v] + count, tiles[v] + padded, 0.0f);
+// What one band found; its row and column sums go to `rows` (of the whole tensor) and `columns` (of this band).
+struct BandResult {
+  DeltaSums sums;
+  std::vector<double> columns[2];
+  std::vector<double> rows[2];
+};
+
+void band_sums(const std::vector<const TensorView*>& versions, const Bands& bands, int64_t index, bool mass,
+               AddTile add, BandResult& result) {
+  const int64_t row_begin = index / bands.across * bands.band_rows;
+  const int64_t row_end = std::min(bands.rows, row_begin + bands.band_rows);
+  const int64_t column_begin = index % bands.across * bands.band_columns;
+  const int64_t width = std::min(bands.band_columns, bands.columns - column_begin);
+  const size_t steps = versions.size() - 1;
+  result = {};
+  if (mass) {
+    for (size_t s = 0; s < steps; ++s) {
+      result.columns[s].assign(static_cast<size_t>(width + kLanes), 0.0);  // room for a padded tile
+      result.rows[s].assign(static_cast<size_t>(row_end - row_begin), 0.0);
     }
-    out.non_finite += drop_non_finite(tiles, versions.size(), count);
-    padding += padded - count;
-    add(w, static_cast<int>(versions.size()), padded, &lanes);
   }
-  out.elements = end - begin - out.non_finite;
+  BandSums lanes{};
+  DeltaSums& out = result.sums;
+  float tiles[3][kTile], deltas[2][kTile];
+  int64_t padding = 0;
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    for (int64_t at = 0; at < width; at += kTile) {
+      const int64_t count = std::min(kTile, width - at), padded = (count + kLanes - 1) / kLanes * kLanes;
+      Tile tile{{tiles[0], tiles[1], tiles[2]}, {deltas[0], deltas[1]}, padded, {nullptr, nullptr}, {0, 0}};
+      for (size_t v = 0; v < versions.size(); ++v) {
+        widen(*versions[v], row * bands.columns + column_begin + at, count, tiles[v]);
+        std::fill(tiles[v] + count, tiles[v] + padded, 0.0f);
+      }
+      for (size_t s = 0; mass && s < steps; ++s) tile.columns[s] = result.columns[s].data() + at;
+      out.non_finite += drop_non_finite(tiles, versions.size(), count);
+      padding += padded - count;
+      add(&tile, static_cast<int>(versions.size()), &lanes);
+      for (size_t s = 0; mass && s < steps; ++s) result.rows[s][static_cast<size_t>(row - row_begin)] += tile.row[s];
+    }
+  }
+  out.elements = (row_end - row_begin) * width - out.non_finite;
   for (size_t v = 0; v < versions.size(); ++v) out.weight_square[v] = total(lanes.weight[v]);
-  for (size_t s = 0; s + 1 < versions.size(); ++s) {
+  for (size_t s = 0; s < steps; ++s) {
     StepSums& step = out.steps[s];
+    step.sum = total(lanes.sum[s]);
     step.square = total(lanes.square[s]);
-    for (const float size : lanes.max_abs[s]) step.max_abs = std::max(step.max_abs, static_cast<double>(size));
+    step.cube = total(lanes.cube[s]);
+    step.fourth = total(lanes.fourth[s]);
+    for (const uint32_t bits : lanes.max_abs[s])
+      step.max_abs = std::max(step.max_abs, static_cast<double>(bits_to_float(bits)));
     // Padding and dropped entries were zero in every version.
     step.identical = total(lanes.identical[s]) - padding - out.non_finite;
     step.zero = total(lanes.zero[s]) - padding - out.non_finite;
-    for (int lane = 0; lane < kLanes; ++lane)
-      for (int bin = 0; bin < kUlpBins; ++bin) step.ulps[static_cast<size_t>(bin)] += lanes.ulps[s][lane][bin];
+    std::copy_n(lanes.ulps[s], kUlpBins, step.ulps.begin());
   }
   out.dot = total(lanes.dot);
   out.same_sign = total(lanes.same);
   out.opposite_sign = total(lanes.opposite);
-  return out;
 }
 
 void add(DeltaSums& to, const DeltaSums& from) {
@@ -91,7 +136,10 @@ void add(DeltaSums& to, const DeltaSums& from) {
   for (int v = 0; v < 3; ++v) to.weight_square[v] += from.weight_square[v];
   for (int s = 0; s < 2; ++s) {
     StepSums& step = to.steps[s];
+    step.sum += from.steps[s].sum;
     step.square += from.steps[s].square;
+    step.cube += from.steps[s].cube;
+    step.fourth += from.steps[s].fourth;
     step.max_abs = std::max(step.max_abs, from.steps[s].max_abs);
     step.identical += from.steps[s].identical;
     step.zero += from.steps[s].zero;
@@ -100,6 +148,17 @@ void add(DeltaSums& to, const DeltaSums& from) {
   to.dot += from.dot;
   to.same_sign += from.same_sign;
   to.opposite_sign += from.opposite_sign;
+}
+
+void add_mass(DeltaSums& to, const BandResult& from, const Bands& bands, int64_t index, size_t steps) {
+  const int64_t row = index / bands.across * bands.band_rows, column = index % bands.across * bands.band_columns;
+  const auto width = static_cast<size_t>(std::min(bands.band_columns, bands.columns - column));
+  for (size_t s = 0; s < steps; ++s) {
+    double* rows = to.steps[s].rows.data() + row;
+    double* columns = to.steps[s].columns.data() + column;
+    for (size_t i = 0; i < from.rows[s].size(); ++i) rows[i] += from.rows[s][i];
+    for (size_t i = 0; i < width; ++i) columns[i] += from.columns[s][i];
+  }
 }
 
 void check_pair(const TensorView& a, const TensorView& b) {
@@ -118,61 +177,38 @@ int64_t StepSums::below_half_ulp() const {
   return count;
 }
 
-void widen(const TensorView& view, int64_t begin, int64_t count, float* out) {
-  const std::byte* from = view.data + begin * dtype_size(view.dtype);
-  if (count <= 0) return;
-  if (view.dtype == DType::kF32) {
-    std::memcpy(out, from, static_cast<size_t>(count) * sizeof(float));
-  } else if (view.dtype == DType::kBF16) {
-    const auto* bits = reinterpret_cast<const uint16_t*>(from);
-    for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_float(bits[i]);
-  } else {
-    for (int64_t i = 0; i < count; ++i) out[i] = load_float(from, view.dtype, i);
-  }
-}
-
-DeltaSums delta_sums(const std::vector<const TensorView*>& versions, ThreadPool& pool) {
+DeltaSums delta_sums(const std::vector<const TensorView*>& versions, ThreadPool& pool, bool mass,
+                     const ReadHooks& hooks) {
   GALVANI_CHECK(versions.size() == 2 || versions.size() == 3);
   for (size_t v = 1; v < versions.size(); ++v) check_pair(*versions[0], *versions[v]);
-  const int64_t elements = versions[0]->elements(), chunks = (elements + kChunk - 1) / kChunk;
   static const AddTile add_one = pick();
-  std::vector<DeltaSums> parts(static_cast<size_t>(chunks));
-  pool.run(chunks, [&](int64_t chunk) {
-    const int64_t begin = chunk * kChunk;
-    parts[static_cast<size_t>(chunk)] = chunk_sums(versions, begin, std::min(elements, begin + kChunk), add_one);
-  });
+  const Bands bands(*versions[0]);
+  const size_t steps = versions.size() - 1;
+  mass = mass && versions[0]->shape.size() >= 2;
   DeltaSums sums;
-  for (const DeltaSums& part : parts) add(sums, part);
-  return sums;
-}
-
-Mass delta_mass(const TensorView& before, const TensorView& after, ThreadPool& pool) {
-  check_pair(before, after);
-  const int64_t rows = before.shape.empty() ? 1 : before.shape[0];
-  const int64_t columns = rows ? before.elements() / rows : 0;
-  constexpr int64_t kStrip = 512;
-  const int64_t strips = (columns + kStrip - 1) / kStrip;
-  Mass mass{std::vector<double>(static_cast<size_t>(rows)), std::vector<double>(static_cast<size_t>(columns))};
-  std::vector<double> parts(static_cast<size_t>(rows * strips));
-  pool.run(strips, [&](int64_t strip) {
-    const int64_t begin = strip * kStrip, count = std::min(kStrip, columns - begin);
-    float a[kStrip], b[kStrip];
-    for (int64_t row = 0; row < rows; ++row) {
-      widen(before, row * columns + begin, count, a);
-      widen(after, row * columns + begin, count, b);
-      double sum = 0;
-      for (int64_t i = 0; i < count; ++i) {
-        const double d = b[i] - a[i];
-        mass.columns[static_cast<size_t>(begin + i)] += d * d;
-        sum += d * d;
-      }
-      parts[static_cast<size_t>(row * strips + strip)] = sum;
+  for (size_t s = 0; mass && s < steps; ++s) {
+    sums.steps[s].rows.assign(static_cast<size_t>(bands.rows), 0.0);
+    sums.steps[s].columns.assign(static_cast<size_t>(bands.columns), 0.0);
+  }
+  std::vector<BandResult> round(static_cast<size_t>(std::min(kRound, bands.count())));
+  for (int64_t first = 0; first < bands.count(); first += kRound) {
+    const int64_t count = std::min(kRound, bands.count() - first);
+    pool.run(count, [&](int64_t i) {
+      const int64_t index = first + i;
+      const int64_t row = index / bands.across * bands.band_rows, column = index % bands.across * bands.band_columns;
+      const int64_t begin = row * bands.columns + column;
+      const int64_t end = bands.across == 1 ? std::min(row + bands.band_rows, bands.rows) * bands.columns
+                                            : row * bands.columns + std::min(column + bands.band_columns, bands.columns);
+      if (hooks.before) hooks.before(begin, end);
+      band_sums(versions, bands, index, mass, add_one, round[static_cast<size_t>(i)]);
+      if (hooks.after) hooks.after(begin, end);
+    });
+    for (int64_t i = 0; i < count; ++i) {
+      add(sums, round[static_cast<size_t>(i)].sums);
+      if (mass) add_mass(sums, round[static_cast<size_t>(i)], bands, first + i, steps);
     }
-  });
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t strip = 0; strip < strips; ++strip)
-      mass.rows[static_cast<size_t>(row)] += parts[static_cast<size_t>(row * strips + strip)];
-  return mass;
+  }
+  return sums;
 }
 
 bool identical(const TensorView& a, const TensorView& b) {

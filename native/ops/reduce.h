@@ -1,17 +1,23 @@
-// One pass over two or three versions of a weight tensor: norms, update sizes, sparsity, agreement (METHODS §2).
+// One pass over two or three versions of a weight tensor: norms, moments, update sizes, sparsity, agreement, and where
+// in the matrix the update lies (METHODS §2).
 //
 //   w[0], w[1] (, w[2])   the same shape, any float dtype each     step s:  Δ_s = w[s+1] − w[s], float32
 //
-// Accumulation: float64 in 16 lanes per chunk of 65,536 elements, chunks added in order. A product of two float32 is
-// exact in float64, so the result has the same bits whatever the thread count and instruction set. F64 tensors are
-// rounded to float32 first. Entries that are not finite in any version are counted and left out of everything else.
+// The tensor is seen as rows × columns = shape[0] × the rest (a vector is one row), cut into bands that depend on the
+// shape alone. Accumulation: float64 in 8 lanes per band, bands added in order. Every summand is exact in float64
+// (products of two float32), so fused multiply-add changes nothing and the result has the same bits whatever the
+// thread count and instruction set. Δ³ and Δ⁴ are summed as fl(Δ²)·Δ and fl(Δ²)², fl = rounding to float32, for that
+// reason: 2^−23 relative at most. F64 tensors are rounded to float32 first. Entries that are not finite in any version
+// are counted and left out of everything else.
 #pragma once
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "core/parallel.h"
 #include "core/tensor.h"
+#include "ops/widen.h"
 
 namespace galvani {
 
@@ -20,11 +26,16 @@ namespace galvani {
 constexpr int kUlpBins = 16;
 
 struct StepSums {
+  double sum = 0;         // Σ Δ
   double square = 0;      // Σ Δ²
+  double cube = 0;        // Σ Δ³
+  double fourth = 0;      // Σ Δ⁴
   double max_abs = 0;     // max |Δ|
   int64_t identical = 0;  // entries with equal bits (equal float32 value bits where the dtypes differ)
   int64_t zero = 0;       // entries with Δ = 0 (counts −0 → +0, which `identical` does not)
   std::array<int64_t, kUlpBins> ulps{};
+  // Σ Δ² per row and per column. Heads are blocks of rows (or columns). Empty unless asked for.
+  std::vector<double> rows, columns;
 
   // Entries with |Δ| < ½ bf16 ulp of W, zeros included: invisible to a checkpoint stored in bf16.
   int64_t below_half_ulp() const;
@@ -41,18 +52,16 @@ struct DeltaSums {
   int64_t opposite_sign = 0;
 };
 
-// versions: 2 or 3 views. SHAPE_MISMATCH when element counts differ; UNSUPPORTED for integer dtypes.
-DeltaSums delta_sums(const std::vector<const TensorView*>& versions, ThreadPool& pool);
-
-// Σ Δ² per row and per column of Δ = after − before seen as rows × (elements / rows), rows = shape[0].
-// Heads are blocks of rows (or columns). Same bits whatever the thread count.
-struct Mass {
-  std::vector<double> rows, columns;
+// What the caller wants to know while elements [begin, end) of every version are about to be read, and when they have
+// been: prefetching, giving mapped pages back, progress, cancellation (by throwing). Called from several threads.
+struct ReadHooks {
+  std::function<void(int64_t begin, int64_t end)> before, after;
 };
-Mass delta_mass(const TensorView& before, const TensorView& after, ThreadPool& pool);
 
-// Elements [begin, begin + count) as float32.
-void widen(const TensorView& view, int64_t begin, int64_t count, float* out);
+// versions: 2 or 3 views. mass: fill rows and columns (tensors of two or more dimensions). SHAPE_MISMATCH when element
+// counts differ; UNSUPPORTED for integer dtypes.
+DeltaSums delta_sums(const std::vector<const TensorView*>& versions, ThreadPool& pool, bool mass = false,
+                     const ReadHooks& hooks = {});
 
 // Equal dtype, shape and stored bytes.
 bool identical(const TensorView& a, const TensorView& b);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <numbers>
 
 #include "core/status.h"
@@ -30,6 +31,12 @@ Format format_of(DType dtype) {
       return {3, -6};
     case DType::kF8E5M2:
       return {2, -14};
+    case DType::kF8E4M3Fnuz:
+      return {3, -7};
+    case DType::kF8E5M2Fnuz:
+      return {2, -15};
+    case DType::kF8E8M0:
+      return {0, -127};
     default:
       throw Error(Code::kUnsupported, std::string("not a float tensor: ") + dtype_name(dtype));
   }
@@ -130,23 +137,46 @@ RoundingNoise::RoundingNoise(const TensorView& before, const TensorView& after, 
 
 MatrixSource RoundingNoise::draw(uint64_t seed) const {
   const uint64_t stream = mix(seed);
-  const std::vector<double> unit = spacings(after_.dtype);
-  return {rows_, columns_, [this, stream, unit](int64_t row, int64_t n, int64_t column, int64_t m, float* out) {
-            std::vector<float> a(static_cast<size_t>(m));
+  std::vector<double> inverse = spacings(after_.dtype);  // powers of two: multiplying by 1/u is exact
+  for (double& unit : inverse) unit = 1 / unit;
+  return {rows_, columns_, [this, stream, inverse](int64_t row, int64_t n, int64_t column, int64_t m, float* out) {
+            std::vector<float> before(static_cast<size_t>(m));
             for (int64_t i = 0; i < n; ++i) {
               float* to = out + i * m;
               const int64_t begin = (row + i) * columns_ + column;
-              widen(before_, begin, m, a.data());
+              widen(before_, begin, m, before.data());
               widen(after_, begin, m, to);
-              for (int64_t j = 0; j < m; ++j) {
-                const double delta = std::fabs(static_cast<double>(to[j] - a[static_cast<size_t>(j)]));
-                const auto field = static_cast<size_t>(exponent_field(to[j]));
-                const auto index = static_cast<uint64_t>(begin + j);
-                const bool negative = (mix(stream ^ (index >> 6)) >> (index & 63)) & 1;
-                const double size = std::isfinite(delta) ? amplitude_[field] * std::min(delta / unit[field], 1.0) : 0.0;
-                to[j] = static_cast<float>(negative ? -size : size);
+              for (int64_t j = 0; j < m;) {  // one random word for every 64 entries
+                const auto first = static_cast<uint64_t>(begin + j);
+                const uint64_t signs = mix(stream ^ (first >> 6)) >> (first & 63);
+                const int64_t run = std::min<int64_t>(m - j, 64 - static_cast<int64_t>(first & 63));
+                for (int64_t l = 0; l < run; ++l, ++j) {
+                  const auto field = static_cast<size_t>(exponent_field(to[j]));
+                  const double steps = std::fabs(static_cast<double>(to[j] - before[static_cast<size_t>(j)])) * inverse[field];
+                  const double size = std::isfinite(steps) ? amplitude_[field] * std::min(steps, 1.0) : 0.0;
+                  to[j] = static_cast<float>((signs >> l) & 1 ? -size : size);
+                }
               }
             }
+          }};
+}
+
+MatrixSource RoundingNoise::kept_draw(uint64_t seed, ThreadPool& pool) const {
+  const MatrixSource source = draw(seed);
+  const int64_t elements = rows_ * columns_, columns = columns_;
+  if (elements > int64_t{1} << 28) return source;
+  auto kept = std::make_shared<std::vector<uint16_t>>(static_cast<size_t>(elements));
+  pool.run((rows_ + 15) / 16, [&](int64_t task) {
+    std::vector<float> row(static_cast<size_t>(columns));
+    for (int64_t i = task * 16; i < std::min(rows_, task * 16 + 16); ++i) {
+      source.block(i, 1, 0, columns, row.data());
+      std::transform(row.begin(), row.end(), kept->begin() + i * columns, float_to_bf16);
+    }
+  });
+  return {rows_, columns_, [kept, columns](int64_t row, int64_t n, int64_t column, int64_t m, float* out) {
+            for (int64_t i = 0; i < n; ++i)
+              for (int64_t j = 0; j < m; ++j)
+                out[i * m + j] = bf16_to_float((*kept)[static_cast<size_t>((row + i) * columns + column + j)]);
           }};
 }
 

@@ -35,6 +35,9 @@ class RoundingNoise {
   double square() const { return square_; }
   // One draw as a matrix of rows × (elements / rows). Equal seeds give equal entries, whatever the blocks asked for.
   MatrixSource draw(uint64_t seed) const;
+  // The same draw made once and kept in bf16 (2 bytes an entry; 2^−9 of each is nothing to a simulation), for methods
+  // that read it many times. Above 2^28 entries it is made anew at every reading.
+  MatrixSource kept_draw(uint64_t seed, ThreadPool& pool) const;
 
  private:
   const TensorView& before_;

@@ -14,48 +14,10 @@ namespace {
 constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
 constexpr int64_t kDirectSide = 160, kDirectEntries = int64_t{1} << 24;
 
-// The small side's vectors become the long side's by one more pass over the matrix: y_i = A x_i / σ_i (or Aᵀ x_i).
-std::vector<double> long_side_vectors(const MatrixSource& a, const std::vector<double>& small,
-                                      const std::vector<double>& values, int64_t leading, ThreadPool& pool,
-                                      const Poll& poll) {
-  const int64_t k = a.small_side(), length = a.long_side(), strip = 64;
-  std::vector<double> out(static_cast<size_t>(leading * length));
-  if (poll) poll();
-  pool.run((length + strip - 1) / strip, [&](int64_t task) {
-    const int64_t begin = task * strip, count = std::min(strip, length - begin);
-    std::vector<float> block(static_cast<size_t>(count * k));
-    if (a.rows <= a.columns)
-      a.block(0, k, begin, count, block.data());  // (k, count)
-    else
-      a.block(begin, count, 0, k, block.data());  // (count, k)
-    std::vector<double> sums(static_cast<size_t>(count));
-    for (int64_t index = 0; index < leading; ++index) {
-      const double* x = small.data() + index * k;
-      std::fill(sums.begin(), sums.end(), 0.0);
-      if (a.rows <= a.columns) {
-        for (int64_t i = 0; i < k; ++i)
-          for (int64_t p = 0; p < count; ++p)
-            sums[static_cast<size_t>(p)] += x[i] * static_cast<double>(block[static_cast<size_t>(i * count + p)]);
-      } else {
-        for (int64_t p = 0; p < count; ++p)
-          for (int64_t i = 0; i < k; ++i)
-            sums[static_cast<size_t>(p)] += x[i] * static_cast<double>(block[static_cast<size_t>(p * k + i)]);
-      }
-      for (int64_t p = 0; p < count; ++p)
-        out[static_cast<size_t>(index * length + begin + p)] =
-            sums[static_cast<size_t>(p)] / values[static_cast<size_t>(index)];
-    }
-  });
-  // Nearly orthonormal already; the second Gram–Schmidt pass removes what the division by σ magnified.
-  const DenseKernels& kernels = dense_kernels();
-  for (int64_t index = 0; index < leading; ++index) {
-    double* x = out.data() + index * length;
-    for (int64_t other = 0; other < index; ++other)
-      kernels.axpy(-kernels.dot(x, out.data() + other * length, length), out.data() + other * length, x, length);
-    const double norm = std::sqrt(kernels.dot(x, x, length));
-    for (int64_t i = 0; i < length; ++i) x[i] /= norm;
-  }
-  return out;
+void require_finite(const std::vector<double>& values) {
+  for (const double value : values)
+    if (!std::isfinite(value))
+      throw Error(Code::kBadFile, "singular values of a matrix with entries that are not finite");
 }
 
 }  // namespace
@@ -68,6 +30,16 @@ Spectrum spectrum(const MatrixSource& a, SpectrumMethod method, int64_t leading,
   if (method == SpectrumMethod::kAuto)
     method = k <= kDirectSide && k * length <= kDirectEntries ? SpectrumMethod::kDirect : SpectrumMethod::kGram;
   out.method = method;
+  if (method == SpectrumMethod::kTop) {
+    Leading top = galvani::leading(a, leading, {}, pool, poll);
+    out.leading = top.count;
+    out.values = std::move(top.values);
+    out.bounds = std::move(top.bounds);
+    out.left = std::move(top.left);
+    out.right = std::move(top.right);
+    require_finite(out.values);
+    return out;
+  }
   std::vector<double> small;  // (leading, k)
   if (method == SpectrumMethod::kDirect) {
     std::vector<double> columns(static_cast<size_t>(k * length));  // k columns of `length`
@@ -92,9 +64,7 @@ Spectrum spectrum(const MatrixSource& a, SpectrumMethod method, int64_t leading,
     out.resolution = std::sqrt(static_cast<double>(k) * kEpsilon) * out.values[0];
     small = std::move(eigen.vectors);
   }
-  for (const double value : out.values)
-    if (!std::isfinite(value))
-      throw Error(Code::kBadFile, "singular values of a matrix with entries that are not finite");
+  require_finite(out.values);
   for (double& value : out.values)
     if (value < out.resolution) value = 0;
 
@@ -111,31 +81,79 @@ Spectrum spectrum(const MatrixSource& a, SpectrumMethod method, int64_t leading,
   return out;
 }
 
+namespace {
+
+std::optional<double> log_volume(const std::vector<double>& values, int64_t top) {
+  const auto count = static_cast<size_t>(std::min<int64_t>(top, static_cast<int64_t>(values.size())));
+  if (count == 0 || !(values[count - 1] > 0)) return std::nullopt;
+  double volume = 0;
+  for (size_t i = 0; i < count; ++i) volume += std::log(values[i]);
+  return volume;
+}
+
+}  // namespace
+
+SpectrumMeasures measure_leading(const std::vector<double>& values, double square, int64_t top) {
+  SpectrumMeasures out;
+  out.frobenius_norm = std::sqrt(square);
+  out.resolved = static_cast<int64_t>(values.size());
+  if (values.empty()) return out;
+  out.spectral_norm = values[0];
+  out.stable_rank = square / values[0] / values[0];
+  if (static_cast<int64_t>(values.size()) >= top) out.log_volume = log_volume(values, top);
+  return out;
+}
+
+SpectrumMeasures measure(const LanczosEstimate& estimate, int64_t k) {
+  SpectrumMeasures out;
+  const double largest = estimate.largest, size = static_cast<double>(k);
+  if (!(largest > 0)) return out;
+  double sum = 0, square = 0, fourth = 0, entropy = 0;  // of σ/σ1
+  for (size_t i = 0; i < estimate.nodes.size(); ++i) {
+    const double value = estimate.nodes[i] / largest, count = size * estimate.shares[i];
+    sum += count * value;
+    square += count * value * value;
+    fourth += count * value * value * value * value;
+  }
+  for (size_t i = 0; i < estimate.nodes.size(); ++i) {
+    const double p = estimate.nodes[i] / largest / sum;
+    if (p > 0) entropy -= size * estimate.shares[i] * p * std::log(p);
+  }
+  out.spectral_norm = largest;
+  out.nuclear_norm = largest * sum;
+  out.frobenius_norm = largest * std::sqrt(square);
+  out.resolved = k;
+  out.stable_rank = square;
+  out.participation_ratio = square * square / fourth;
+  out.effective_rank = std::exp(entropy);
+  return out;
+}
+
 SpectrumMeasures measure(const std::vector<double>& values, int64_t top) {
   SpectrumMeasures out;
-  double square = 0;
+  double square = 0, fourth = 0, sum = 0;  // of σ/σ1: σ⁴ itself would underflow for small updates
+  const double scale = values.empty() || values[0] == 0 ? 1 : values[0];
   for (const double value : values) {
     if (value > 0) ++out.resolved;
-    out.nuclear_norm += value;
-    square += value * value;
+    sum += value;
+    const double share = value / scale * (value / scale);
+    square += share;
+    fourth += share * share;
   }
-  out.frobenius_norm = std::sqrt(square);
+  out.frobenius_norm = scale * std::sqrt(square);
+  out.nuclear_norm = sum;
   if (out.resolved == 0) return out;
   out.spectral_norm = values[0];
-  out.stable_rank = square / (values[0] * values[0]);
+  out.stable_rank = square;
+  out.participation_ratio = square * square / fourth;
   double entropy = 0;
   for (const double value : values) {
-    const double p = value / out.nuclear_norm;
+    const double p = value / sum;
     if (p > 0) entropy -= p * std::log(p);
   }
   out.effective_rank = std::exp(entropy);
   if (values.back() > 0) out.condition_number = values[0] / values.back();
-  const auto count = static_cast<size_t>(std::min<int64_t>(top, static_cast<int64_t>(values.size())));
-  if (count > 0 && values[count - 1] > 0) {
-    double volume = 0;
-    for (size_t i = 0; i < count; ++i) volume += std::log(values[i]);
-    out.log_volume = volume;
-  }
+  out.log_volume = log_volume(values, top);
   return out;
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <numeric>
+#include <utility>
 
 #include "core/status.h"
 #include "io/json.h"
@@ -10,6 +12,9 @@
 
 namespace galvani {
 namespace {
+
+constexpr int64_t kSmallSide = 512;  // up to here a Gram matrix costs next to nothing
+constexpr int64_t kTopValues = 16;
 
 // Rows × the rest, as a linear layer or a flattened convolution sees it.
 MatrixSource as_matrix(const TensorView& view) {
@@ -36,10 +41,17 @@ Floor rounding_floor(const TensorView& before, const TensorView& after, const Sp
   const RoundingNoise noise(before, after, pool);
   Floor floor;
   floor.frobenius_norm = std::sqrt(noise.square());
-  floor.values.assign(spectrum.values.size(), 0.0);
-  if (noise.square() > 0) {
-    // σ1 of a draw varies by about k^(−2/3) of itself (Tracy & Widom): one draw is enough for large matrices.
-    floor.draws = spectrum.values.size() > 512 ? 1 : 5;
+  const int64_t k = noise.draw(0).small_side();
+  if (noise.square() > 0 && k > kSmallSide) {
+    // σ1 of a draw varies by about k^(−2/3) of itself (Tracy & Widom): one is enough, and its edge and distribution
+    // take 20 passes instead of a Gram matrix.
+    const LanczosEstimate estimate = lanczos(noise.kept_draw(options.seed, pool), 20, options.seed, noise.square(), pool, poll);
+    floor.draws = 1;
+    floor.edge = estimate.largest;
+    floor.values = estimate.curve(k);
+    floor.measures = measure(estimate, k);
+  } else if (noise.square() > 0) {
+    floor.draws = 5;
     for (int draw = 0; draw < floor.draws; ++draw) {
       // Always the Gram path: the floor is read at its top, where both paths agree, and Gram is the faster.
       const Spectrum one = galvani::spectrum(noise.draw(options.seed + static_cast<uint64_t>(draw)),
@@ -47,6 +59,9 @@ Floor rounding_floor(const TensorView& before, const TensorView& after, const Sp
       floor.edge = std::max(floor.edge, one.values[0]);
       if (draw == 0) floor.values = one.values;
     }
+    floor.measures = measure(floor.values, options.top);
+  } else {
+    floor.values.assign(static_cast<size_t>(k), 0.0);
   }
   const auto above =
       std::find_if(spectrum.values.begin(), spectrum.values.end(), [&](double value) { return value <= floor.edge; });
@@ -76,18 +91,42 @@ void add_spectra(TensorDelta& delta, const std::vector<const TensorView*>& views
   for (size_t step = 0; step + 1 < views.size(); ++step) {
     const MatrixSource matrix = difference(*views[step], *views[step + 1]);
     StepSpectrum out;
-    out.spectrum = spectrum(matrix, options.method, options.subspace, pool, poll);
-    out.measures = measure(out.spectrum.values, options.top);
+    const bool is_top = options.method == SpectrumMethod::kTop;
+    const int64_t wanted = is_top && options.subspace == 0 ? kTopValues : options.subspace;
+    out.spectrum = spectrum(matrix, options.method, wanted, pool, poll);
+    out.measures = is_top ? measure_leading(out.spectrum.values, delta.sums.steps[step].square, options.top)
+                          : measure(out.spectrum.values, options.top);
     if (options.floor) out.floor = rounding_floor(*views[step], *views[step + 1], out.spectrum, options, pool, poll);
     if (options.subspace > 0) {
       steps.push_back(subspace_of(out.spectrum, matrix));
       const MatrixSource weight = as_matrix(*views[step]);
-      Spectrum of_weight = spectrum(weight, options.method, options.subspace, pool, poll);
+      // Of the weight only the leading subspace is wanted: large ones are not worth a Gram matrix.
+      const SpectrumMethod method =
+          weight.small_side() > kSmallSide ? SpectrumMethod::kTop : is_top ? SpectrumMethod::kAuto : options.method;
+      Spectrum of_weight = spectrum(weight, method, options.subspace, pool, poll);
       compare_subspaces(steps.back(), subspace_of(of_weight, weight), out.weight_left, out.weight_right, pool);
     }
     delta.spectra[step] = std::move(out);
   }
   if (steps.size() == 2) compare_subspaces(steps[0], steps[1], delta.pair_left, delta.pair_right, pool);
+}
+
+// Around each band of the one pass: read ahead, give back, count, stop.
+ReadHooks read_hooks(const std::vector<std::shared_ptr<Checkpoint>>& checkpoints, const TensorKey& key,
+                     std::atomic<int64_t>& done, int64_t total, const DeltaProgress& progress, const Poll& poll) {
+  ReadHooks hooks;
+  hooks.before = [&checkpoints, &key, &poll](int64_t begin, int64_t end) {
+    if (poll) poll();
+    // The band itself is being faulted in by now; ask for what comes after it.
+    for (size_t c = 0; c < checkpoints.size(); ++c)
+      checkpoints[c]->will_need(key.names[c], end, end + 2 * (end - begin));
+  };
+  hooks.after = [&checkpoints, &key, &done, &progress, total](int64_t begin, int64_t end) {
+    for (size_t c = 0; c < checkpoints.size(); ++c) checkpoints[c]->done_with(key.names[c], begin, end);
+    const int64_t now = done.fetch_add(end - begin) + end - begin;
+    if (progress) progress(std::min(now, total), total);
+  };
+  return hooks;
 }
 
 }  // namespace
@@ -98,7 +137,7 @@ std::vector<TensorDelta> compare(const std::vector<std::shared_ptr<Checkpoint>>&
   GALVANI_CHECK(checkpoints.size() == 2 || checkpoints.size() == 3);
   // Everything is checked before anything is computed: a mismatch in the last tensor must not cost an hour.
   std::vector<std::vector<const TensorView*>> views;
-  int64_t total = 0, done = 0;
+  int64_t total = 0;
   for (const TensorKey& key : keys) {
     GALVANI_CHECK(key.names.size() == checkpoints.size());
     std::vector<const TensorView*> row;
@@ -115,26 +154,29 @@ std::vector<TensorDelta> compare(const std::vector<std::shared_ptr<Checkpoint>>&
     total += row[0]->elements();
     views.push_back(std::move(row));
   }
-  std::vector<TensorDelta> out;
-  out.reserve(keys.size());
-  for (size_t i = 0; i < keys.size(); ++i) {
+  // In the order of the first checkpoint's files: they are read from front to back, whatever the names.
+  std::vector<size_t> order(keys.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::vector<std::pair<size_t, int64_t>> places;
+  for (const TensorKey& key : keys) places.push_back(checkpoints[0]->place_of(key.names[0]));
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return places[a] < places[b]; });
+
+  std::vector<TensorDelta> out(keys.size());
+  std::atomic<int64_t> done{0};
+  for (const size_t i : order) {
     if (poll) poll();
     const auto& row = views[i];
-    TensorDelta delta;
+    TensorDelta& delta = out[i];
     delta.name = keys[i].name;
     for (const TensorView* view : row) delta.dtypes.push_back(view->dtype);
     delta.shape = row[0]->shape;
-    delta.sums = delta_sums(row, pool);
+    delta.sums = delta_sums(row, pool, options.mass, read_hooks(checkpoints, keys[i], done, total, progress, poll));
     delta.spectra.resize(row.size() - 1);
-    if (options.spectra && delta.shape.size() >= 2 && delta.sums.non_finite == 0 && row[0]->elements() > 0)
+    if (options.spectra && delta.shape.size() >= 2 && delta.sums.non_finite == 0 && row[0]->elements() > 0) {
       add_spectra(delta, row, options, pool, poll);
-    if (options.mass)
-      for (size_t step = 0; step + 1 < row.size(); ++step)
-        delta.mass.push_back(delta_mass(*row[step], *row[step + 1], pool));
-    for (size_t c = 0; c < checkpoints.size(); ++c) checkpoints[c]->done_with(keys[i].names[c]);
-    out.push_back(std::move(delta));
-    done += row[0]->elements();
-    if (progress) progress(done, total);
+      for (size_t c = 0; c < checkpoints.size(); ++c) checkpoints[c]->done_with(keys[i].names[c]);
+    }
+    if (progress) progress(done.load(), total);
   }
   return out;
 }
@@ -148,6 +190,8 @@ std::vector<bool> identical_tensors(const Checkpoint& before, const Checkpoint& 
     const auto& names = keys[static_cast<size_t>(i)].names;
     GALVANI_CHECK(names.size() == 2);
     equal[static_cast<size_t>(i)] = identical(before.at(names[0]), after.at(names[1]));
+    before.done_with(names[0]);
+    after.done_with(names[1]);
     if (progress) progress(done.fetch_add(1) + 1, static_cast<int64_t>(keys.size()));
   });
   return {equal.begin(), equal.end()};

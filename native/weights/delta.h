@@ -1,5 +1,6 @@
-// What training changed in a checkpoint, tensor by tensor (METHODS §2): two or three checkpoints of one model, mapped,
-// read once per tensor for the sums and, for matrices, once more per spectrum. Knows nothing of names' meaning.
+// What training changed in a checkpoint, tensor by tensor (METHODS §2): two or three checkpoints of one model, mapped.
+// The sums read every byte once, in the order of the files, and give pages back band by band, so that memory does not
+// grow with the checkpoint; spectra read a matrix again. Knows nothing of names' meaning.
 #pragma once
 #include <functional>
 #include <memory>
@@ -24,16 +25,17 @@ struct DeltaOptions {
   SpectrumMethod method = SpectrumMethod::kAuto;
   bool floor = true;     // with spectra: simulate the rounding floor
   uint64_t seed = 0;     // of the floor's signs
-  int64_t subspace = 0;  // with spectra: compare the leading subspaces of this dimension
+  int64_t subspace = 0;  // with spectra: compare the leading subspaces of this dimension; kTop: also how many values
   int64_t top = 50;      // log-volume of the top values
   bool mass = false;     // Σ Δ² per row and column
 };
 
 // The spectrum expected from storage rounding alone (ops/rounding.h), and the update's spectrum above it.
 struct Floor {
-  std::vector<double> values;  // (k) of the first draw
+  std::vector<double> values;  // (k) of the first draw; draws = 1: a curve of their distribution (ops/krylov.h)
   double edge = 0;             // largest σ1 over the draws; an update's value counts as signal above it
   double frobenius_norm = 0;
+  SpectrumMeasures measures;
   int draws = 0;
   int64_t rank_above = 0;  // values of Δ above the edge
   SpectrumMeasures above;  // measures of those values alone
@@ -54,7 +56,6 @@ struct TensorDelta {
   DeltaSums sums;
   std::vector<std::optional<StepSpectrum>> spectra;  // one per step; none for vectors or non-finite entries
   std::vector<double> pair_left, pair_right;         // Δ_0 against Δ_1
-  std::vector<Mass> mass;                            // one per step when asked for
 };
 
 // done and total count elements.

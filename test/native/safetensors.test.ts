@@ -304,6 +304,9 @@ const sizes: Record<DType, number> = {
   BF16: 2,
   F8_E4M3: 1,
   F8_E5M2: 1,
+  F8_E4M3FNUZ: 1,
+  F8_E5M2FNUZ: 1,
+  F8_E8M0: 1,
   I64: 8,
   I32: 4,
   I16: 2,
@@ -387,6 +390,9 @@ describe('the writer', () => {
       },
       { name: 'e4m3', dtype: 'F8_E4M3', shape: [4], data: Uint8Array.of(0x38, 0x01, 0x7e, 0xfe) },
       { name: 'e5m2', dtype: 'F8_E5M2', shape: [4], data: Uint8Array.of(0x3c, 0x01, 0x7b, 0xfc) },
+      { name: 'e4m3fnuz', dtype: 'F8_E4M3FNUZ', shape: [5], data: Uint8Array.of(0x40, 0x01, 0x7f, 0xff, 0x80) },
+      { name: 'e5m2fnuz', dtype: 'F8_E5M2FNUZ', shape: [5], data: Uint8Array.of(0x40, 0x01, 0x7f, 0xff, 0x80) },
+      { name: 'e8m0', dtype: 'F8_E8M0', shape: [4], data: Uint8Array.of(0x7f, 0x00, 0xfe, 0xff) },
     ]);
     const checkpoint = openCheckpoint(path);
     const read = (name: string) => [...checkpoint.read(name).data];
@@ -395,6 +401,9 @@ describe('the writer', () => {
     expect(read('f16')).toEqual([1, 2 ** -24, -65504, -Infinity]);
     expect(read('e4m3')).toEqual([1, 2 ** -9, 448, -448]);
     expect(read('e5m2')).toEqual([1, 2 ** -16, 57344, -Infinity]);
+    expect(read('e4m3fnuz')).toEqual([1, 2 ** -10, 240, -240, NaN]);
+    expect(read('e5m2fnuz')).toEqual([1, 2 ** -17, 57344, -57344, NaN]);
+    expect(read('e8m0')).toEqual([1, 2 ** -127, 2 ** 127, NaN]);
   });
 });
 

@@ -19,6 +19,8 @@ const rl = join(fixtures, 'rl.safetensors');
 interface ExpectedStep {
   readonly frobeniusNorm: number;
   readonly maxAbs: number;
+  /** Mean, standard deviation, skewness, kurtosis. */
+  readonly moments: [number, number, number | null, number | null] | null;
   readonly zero: number;
   readonly identical: number;
   readonly belowHalfUlp: number;
@@ -122,6 +124,19 @@ describe('against numpy', () => {
       const wanted = want.steps[s]!;
       expect(relativeError([step.frobeniusNorm], [wanted.frobeniusNorm])).toBeLessThan(sumTolerance);
       expect(step.maxAbs).toBe(wanted.maxAbs);
+      if (wanted.moments === null) expect(step.moments).toBeNull();
+      else {
+        const [mean, std, skewness, kurtosis] = wanted.moments;
+        const { moments } = step;
+        expect(Math.abs(moments!.mean - mean)).toBeLessThanOrEqual(sumTolerance * (std + Math.abs(mean)));
+        expect(relativeError([moments!.std], [std])).toBeLessThan(1e-11);
+        // Δ³ and Δ⁴ are summed with Δ² in float32: 2^−24 of each.
+        if (skewness === null || kurtosis === null) expect(moments).toMatchObject({ skewness: null, kurtosis: null });
+        else {
+          expect(Math.abs(moments!.skewness! - skewness)).toBeLessThan(1e-6);
+          expect(Math.abs(moments!.kurtosis! - kurtosis)).toBeLessThan(1e-6 * kurtosis);
+        }
+      }
       expect(step.ulpHistogram).toEqual(wanted.ulpHistogram);
       expect(step.unchangedFraction).toBe(n ? wanted.identical / n : null);
       expect(step.zeroFraction).toBe(n ? wanted.zero / n : null);
@@ -174,9 +189,10 @@ describe('against numpy', () => {
       const nuclear = kept.reduce((a, b) => a + b, 0);
       const entropy = -kept.reduce((a, sigma) => a + (sigma / nuclear) * Math.log(sigma / nuclear), 0);
       expect(spectrum.resolved).toBe(kept.length);
-      expect(relativeError([spectrum.nuclearNorm], [nuclear])).toBeLessThan(1e-9);
+      expect(relativeError([spectrum.nuclearNorm!], [nuclear])).toBeLessThan(1e-9);
       expect(relativeError([spectrum.effectiveRank!], [Math.exp(entropy)])).toBeLessThan(1e-9);
       expect(relativeError([spectrum.stableRank!], [wanted.measures!.stableRank!])).toBeLessThan(1e-9);
+      expect(relativeError([spectrum.participationRatio!], [wanted.measures!.participationRatio!])).toBeLessThan(1e-9);
       expect(relativeError([spectrum.logVolume!], [wanted.measures!.logVolume!])).toBeLessThan(1e-9);
 
       // The floor's energy is exact; its edge is one of 5 draws of other signs than numpy's 20.
@@ -319,9 +335,10 @@ describe('what it refuses, leaves out, and reports', () => {
     const error = await rejection(characterize({ before: a, after: b }));
     expect(error.code).toBe('SHAPE_MISMATCH');
     expect(error.message).toMatch(/3 of 4 tensors differ/);
-    expect(error.message).toMatch(/w: missing in .*a\.safetensors/);
+    expect(error.message).toMatch(/w: missing in .*a\.safetensors \(closest there: z\)/);
     expect(error.message).toMatch(/y: shapes \[2, 2\], \[4\]/);
-    expect(error.message).toMatch(/z: missing in .*b\.safetensors/);
+    expect(error.message).toMatch(/z: missing in .*b\.safetensors \(closest there: w\)/);
+    expect(error.details?.differences).toHaveLength(3);
     expect((await rejection(characterize({ before: a, after: join(folder, 'none') }))).code).toBe('FILE_NOT_FOUND');
     expect((await rejection(characterize({ before: a, after: a, top: 0 }))).code).toBe('BAD_ARGUMENT');
   });
