@@ -99,6 +99,11 @@ export class Engine implements TrialRunner, AsyncDisposable {
     return this.#native.threads;
   }
 
+  /** Code path of the kernels: "avx512", "avx2", "portable". */
+  get isa(): string {
+    return native().cpuInfo().isa;
+  }
+
   /**
    * Opens a Hugging Face folder under a name. Weights are mapped, not read.
    * @throws FILE_NOT_FOUND, BAD_CONFIG, BAD_FILE, TENSOR_MISSING, SHAPE_MISMATCH, UNSUPPORTED

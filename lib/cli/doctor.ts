@@ -2,7 +2,7 @@
 import { arch, cpus, platform, release, totalmem } from 'node:os';
 import { Command } from 'commander';
 import { fromNative } from '../errors.js';
-import { packageVersion } from '../experiments/study.js';
+import { packageVersion } from '../experiments/study-prepare.js';
 import { type CudaStatus, native } from '../native.js';
 import { print } from './shared.js';
 

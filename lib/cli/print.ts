@@ -4,6 +4,7 @@ import type { RateRecord, TestRecord } from '../experiments/measure.js';
 import { findings, type ReportFiles } from '../experiments/report.js';
 import type { StudyRun } from '../experiments/study.js';
 import type { Summary } from '../experiments/summary.js';
+import type { Answer } from '../report/document.js';
 import { formatNumber } from '../report/format.js';
 
 /** Columns as wide as their widest cell; the first left, the others right. */
@@ -189,11 +190,18 @@ function freezeText({ freeze }: Summary): string {
 }
 
 function findingsText(summary: Summary): string {
-  const lines = findings(summary).map(({ text, significant }, i) => {
-    const verdict = significant === null ? '' : significant ? ' [significant]' : ' [not significant]';
-    return wrap(`${i + 1}. ${text.replaceAll('`', '').replaceAll('**', '')}${verdict}`, 110, '   ');
-  });
-  return lines.length === 0 ? '' : titled('What the numbers say', lines.join('\n'));
+  const all = findings(summary);
+  return all.length === 0 ? '' : titled('What the numbers say', findingsList(all));
+}
+
+/** Numbered sentences, each with its verdict. */
+export function findingsList(answers: readonly Answer[]): string {
+  return answers
+    .map(({ text, significant }, i) => {
+      const verdict = significant === null ? '' : significant ? ' [significant]' : ' [not significant]';
+      return wrap(`${i + 1}. ${text.replaceAll('`', '').replaceAll('**', '')}${verdict}`, 110, '   ');
+    })
+    .join('\n');
 }
 
 export function wrap(text: string, width: number, indent: string): string {

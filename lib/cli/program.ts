@@ -1,13 +1,15 @@
 /** The command table, and the one place where errors become messages and exit codes. */
 import { Command, CommanderError } from 'commander';
 import { type ErrorCode, GalvaniError } from '../errors.js';
-import { packageVersion } from '../experiments/study.js';
+import { packageVersion } from '../experiments/study-prepare.js';
 import { attendCommand } from './attend.js';
 import { characterizeCommand } from './characterize.js';
 import { doctorCommand } from './doctor.js';
 import { freezeCommand } from './freeze.js';
 import { generateCommand } from './generate.js';
+import { initCommand } from './init.js';
 import { localizeCommand } from './localize.js';
+import { planCommand } from './plan.js';
 import { reportCommand } from './report.js';
 import { studyCommand } from './study.js';
 import { transferCommand } from './transfer.js';
@@ -19,6 +21,8 @@ const commands: readonly (() => Command)[] = [
   characterizeCommand,
   transferCommand,
   freezeCommand,
+  initCommand,
+  planCommand,
   studyCommand,
   reportCommand,
   doctorCommand,

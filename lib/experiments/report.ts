@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { tableToCsv } from '../report/csv.js';
 import type { Answer, ReportDocument, Section } from '../report/document.js';
+import { formatNumber } from '../report/format.js';
 import { renderHtml } from '../report/html.js';
 import { renderMarkdown } from '../report/markdown.js';
 import { writeAtomic } from '../run/run-dir.js';
@@ -85,7 +86,19 @@ function runSection({ progress, ledger }: Summary): Section {
   };
 }
 
-function provenance({ study, models, cuts, layers, ledger, galvani, node }: Summary): Record<string, string> {
+/** "linux 6.1 x64 · AMD EPYC · 2 threads, avx512 · 1.4 minutes in 2 runs", one per kind of machine. */
+function machines(history: Summary['history']): string {
+  const seconds = history.reduce((sum, row) => sum + (row.kind === 'end' ? row.seconds : 0), 0);
+  const starts = history.flatMap((row) => (row.kind === 'start' ? [row] : []));
+  const kinds = new Set(
+    starts.map(({ environment: { system, cpu, threads, isa } }) => `${system} · ${cpu} · ${threads} threads, ${isa}`),
+  );
+  const runs = `${formatNumber(seconds / 60, 2)} minutes in ${starts.length} ${starts.length === 1 ? 'run' : 'runs'}`;
+  return [...kinds, runs].join(' · ');
+}
+
+function provenance(summary: Summary): Record<string, string> {
+  const { study, models, cuts, layers, ledger, data, history, galvani, node } = summary;
   const { protocol } = study;
   return {
     ...Object.fromEntries(models.map(({ name, dir, fingerprint }) => [`model ${name}`, `${dir} · ${fingerprint}`])),
@@ -98,7 +111,9 @@ function provenance({ study, models, cuts, layers, ledger, galvani, node }: Summ
     ]
       .filter(Boolean)
       .join(' · '),
+    ...Object.fromEntries(Object.entries(data).map(([kind, hash]) => [`data: ${kind}`, hash])),
     seed: String(study.seed),
+    ...(history.length > 0 ? { computed: machines(history) } : {}),
     ledger: ledger.join(', '),
     versions: `galvani ${galvani}, Node ${node}`,
   };

@@ -307,6 +307,34 @@ const freeze = z.strictObject({
   againstFull: z.array(accuracy),
 });
 
+const history = z.discriminatedUnion('kind', [
+  z.strictObject({
+    kind: z.literal('start'),
+    time: z.string(),
+    galvani: z.string(),
+    node: z.string(),
+    dependencies: z.record(z.string(), z.string()),
+    environment: z.strictObject({
+      system: z.string(),
+      cpu: z.string(),
+      cores: count,
+      memoryBytes: count,
+      threads: count,
+      isa: z.string(),
+    }),
+    shard: z.string(),
+  }),
+  z.strictObject({
+    kind: z.literal('end'),
+    time: z.string(),
+    seconds: z.number(),
+    computed: count,
+    skipped: count,
+    failed: count,
+    finished: z.boolean(),
+  }),
+]);
+
 /** What summary.json holds: the summary, and the sentences of the report's opening. */
 export interface SummaryFile extends Summary {
   readonly findings: readonly Answer[];
@@ -337,6 +365,8 @@ export const summarySchema: z.ZodType<SummaryFile> = z.strictObject({
   cuts,
   regions: z.array(z.strictObject({ name: region, start: count, end: count })),
   ledger: z.array(z.string()),
+  data: z.record(z.string(), z.string()).describe('content hashes of the questions read'),
+  history: z.array(history).describe('when work on the run began and ended, and on which machines'),
   progress: z.array(
     z.strictObject({
       experiment: z.string(),

@@ -4,6 +4,7 @@
  */
 import type { Cuts, Region } from '../checkpoint/graft.js';
 import type { PairFlaw } from '../data/items.js';
+import { type HistoryRow, readHistory } from '../run/history.js';
 import type { JsonObject, Observation } from '../run/rows.js';
 import { type RunModel, readRunRecord } from '../run/run-dir.js';
 import { type MergedRun, mergeRun, observations } from '../run/shards.js';
@@ -50,6 +51,10 @@ export interface Summary {
   readonly cuts: Cuts;
   readonly regions: readonly Region[];
   readonly ledger: readonly string[];
+  /** Content hashes of the questions read, by kind. */
+  readonly data: Readonly<Record<string, string>>;
+  /** When work on the run began and ended, with what, and on which machines. */
+  readonly history: readonly HistoryRow[];
   readonly progress: readonly ExperimentProgress[];
   readonly localizeVision: LocalizeVisionResult | null;
   readonly localizeReasoning: LocalizeReasoningResult | null;
@@ -98,6 +103,8 @@ export function summarize(dir: string): Summary {
     cuts: facts.cuts,
     regions: facts.regions,
     ledger: run.files,
+    data: record.data,
+    history: readHistory(dir),
     progress: progressOf(run),
     localizeVision: when(visionExperiment, (rows) => analyzeLocalizeVision(rows, { seed, flaws: facts.flaws ?? [] })),
     localizeReasoning: when(reasoningExperiment, (rows) => analyzeLocalizeReasoning(rows)),

@@ -5,6 +5,7 @@
 import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { GalvaniError } from '../errors.js';
+import type { HistoryRow } from './history.js';
 import { JsonLines } from './json-lines.js';
 import { contentKey } from './key.js';
 import { Ledger } from './ledger.js';
@@ -100,6 +101,7 @@ export class RunDir implements Disposable {
   readonly ledger: Ledger;
   readonly planLog: PlanLog;
   readonly #plan: JsonLines<PlanRow>;
+  readonly #shard: Shard;
 
   /**
    * Opens a run directory for writing, creating it when needed. Another part of the same study adds to it. A changed
@@ -109,6 +111,7 @@ export class RunDir implements Disposable {
    */
   constructor(dir: string, record: RunRecord, shard: Shard = wholeRun) {
     this.dir = dir;
+    this.#shard = shard;
     mkdirSync(dir, { recursive: true });
     const planPath = join(dir, shardFile('plan', shard));
     this.ledger = new Ledger(join(dir, shardFile('ledger', shard)));
@@ -130,6 +133,12 @@ export class RunDir implements Disposable {
         this.#plan.append(fresh);
       },
     };
+  }
+
+  /** Notes when work on the directory began and ended, and on what machine. */
+  note(row: HistoryRow): void {
+    using file = new JsonLines<HistoryRow>(join(this.dir, shardFile('history', this.#shard)));
+    file.append([row]);
   }
 
   close(): void {

@@ -39,7 +39,7 @@ export function ownsGroup(shard: Shard, group: string): boolean {
 }
 
 /** File name of a shard's log: "ledger.jsonl", or "ledger.2-of-4.jsonl". */
-export function shardFile(stem: 'ledger' | 'plan', shard: Shard): string {
+export function shardFile(stem: 'ledger' | 'plan' | 'history', shard: Shard): string {
   return shard.count === 1 ? `${stem}.jsonl` : `${stem}.${shard.index}-of-${shard.count}.jsonl`;
 }
 

@@ -68,6 +68,8 @@ test('every command has a description, --json, and help on its options', () => {
     'characterize',
     'transfer',
     'freeze',
+    'init',
+    'plan',
     'study',
     'report',
     'doctor',

@@ -4,6 +4,7 @@ import { attentionReducer, outliers } from '../../lib/experiments/attend-reduce.
 import { depthTrend, spearman } from '../../lib/experiments/characterize-analyze.js';
 import { layerList } from '../../lib/experiments/report-parts.js';
 import { parseStudy, readStudy, withPathsFrom } from '../../lib/experiments/study-file.js';
+import { studyJsonSchema, undescribed } from '../../lib/experiments/study-schema.js';
 import { summaryJsonSchema } from '../../lib/experiments/summary-schema.js';
 import type { TrialResult } from '../../lib/types.js';
 import { fakePrompt } from './fake-engine.js';
@@ -68,6 +69,15 @@ test('docs/summary.schema.json is the schema of summary.json', async () => {
     repository('docs/summary.schema.json'),
   );
   expect(readFileSync(repository('docs/study.md'), 'utf8')).toContain('summary.schema.json');
+});
+
+test('docs/study.schema.json is the schema of a study file, and every field has a meaning', async () => {
+  await expect(`${JSON.stringify(studyJsonSchema(), null, 2)}\n`).toMatchFileSnapshot(
+    repository('docs/study.schema.json'),
+  );
+  expect(undescribed).toEqual([]);
+  expect(readFileSync(repository('docs/study.md'), 'utf8')).toContain('study.schema.json');
+  expect(readFileSync(repository('lab/study.yaml'), 'utf8')).toContain('$schema=../docs/study.schema.json');
 });
 
 describe('attention reducer', () => {

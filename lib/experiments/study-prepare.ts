@@ -1,0 +1,352 @@
+/** A study's experiments, planned: opens the models they name, reads their data, draws their items. Nothing runs here. */
+import { readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { type Cuts, defaultCuts, regions } from '../checkpoint/graft.js';
+import { type QuestionItem, readItems, readPairs, type SwapPair, subsetPerTask } from '../data/items.js';
+import type { Engine } from '../engine.js';
+import { GalvaniError } from '../errors.js';
+import type { DecoderConfig } from '../models/family.js';
+import { folderFingerprint, graftFingerprint } from '../run/fingerprint.js';
+import { contentKey } from '../run/key.js';
+import type { Measurement } from '../run/measurements.js';
+import type { Plan } from '../run/plan.js';
+import type { JsonObject, Observation } from '../run/rows.js';
+import { asJson, type RunModel, type RunRecord } from '../run/run-dir.js';
+import { groupOf, groupsOf, type TaskGroups, taskGroups } from './answers.js';
+import { planAttend, planAttendTexts } from './attend.js';
+import { characterizeMeasurements } from './characterize.js';
+import { byTask, type PlanContext, type PlanModel } from './context.js';
+import { freezeMeasurements, planFreeze } from './freeze.js';
+import { planLocalizeReasoning } from './localize-reasoning.js';
+import { flawsOf, planLocalizeVision, requireTasks } from './localize-vision.js';
+import { Prompter } from './prompter.js';
+import type { ExperimentName, Study } from './study-file.js';
+import { type NamedGraft, planTransfer, transferGrafts } from './transfer.js';
+
+interface Opened {
+  readonly models: ReadonlyMap<string, PlanModel>;
+  readonly records: readonly RunModel[];
+}
+
+/** Opens every model that a selected experiment names. */
+async function openModels(engine: Engine, study: Study, selected: readonly ExperimentName[]): Promise<Opened> {
+  const wanted = new Set(selected.flatMap((experiment) => modelsOf(study, experiment)));
+  const models = new Map<string, PlanModel>();
+  const records: RunModel[] = [];
+  for (const [name, dir] of Object.entries(study.models)) {
+    if (!wanted.has(name)) continue;
+    const { layers, config } = await engine.addModel(name, dir);
+    models.set(name, { name, layers, heads: config.decoder.heads });
+    records.push({ name, dir: resolve(dir), fingerprint: folderFingerprint(dir), layers });
+  }
+  return { models, records };
+}
+
+export function modelsOf({ experiments }: Study, experiment: ExperimentName): string[] {
+  const { localize, attend, characterize, transfer, freeze } = experiments;
+  switch (experiment) {
+    case 'localize':
+      return [...(localize?.vision?.models ?? []), ...(localize?.reasoning?.models ?? [])];
+    case 'attend':
+      return [...(attend?.models ?? [])];
+    case 'characterize':
+      return characterize ? [...characterize.models, ...(characterize.control ? [characterize.control] : [])] : [];
+    case 'transfer':
+      return transfer ? [transfer.in, transfer.rl] : [];
+    case 'freeze':
+      return freeze ? [freeze.before, ...freeze.controls, freeze.full, ...Object.keys(freeze.frozen)] : [];
+    default:
+      return experiment satisfies never;
+  }
+}
+
+interface StudyData {
+  readonly items: readonly QuestionItem[];
+  readonly pairs: readonly SwapPair[];
+  readonly groups: TaskGroups;
+}
+
+async function readData(study: Study, selected: readonly ExperimentName[]): Promise<StudyData> {
+  const { data, experiments } = study;
+  const rules = { rules: data.rules };
+  const needsPairs = selected.includes('localize') && experiments.localize?.vision !== undefined;
+  const needsItems =
+    (selected.includes('localize') && experiments.localize?.reasoning !== undefined) ||
+    (['attend', 'transfer', 'freeze'] as const).some((name) => selected.includes(name));
+  const items = needsItems ? await readItems(data.items!, rules) : [];
+  const pairs = needsPairs ? await readPairs(data.pairs!, rules) : [];
+  return { items, pairs, groups: data.groups ?? groupsOf(items) };
+}
+
+export type RunPlan = (plan: Plan) => Promise<Observation[]>;
+export type TakeAll = (title: string, measurements: readonly Measurement[]) => Promise<void>;
+
+/** A family of paired tests that an experiment will make: on n items each, adjusted over `tests`. */
+export interface TestFamily {
+  readonly what: string;
+  readonly n: number;
+  readonly tests: number;
+}
+
+export interface StudyStep {
+  readonly experiment: ExperimentName;
+  /** In words: what is run, on what. */
+  readonly text: string;
+  readonly families: readonly TestFamily[];
+  readonly run: (runPlan: RunPlan, measure: TakeAll) => Promise<void>;
+}
+
+export interface PreparedStudy {
+  readonly record: RunRecord;
+  readonly fingerprint: (model: string) => string;
+  readonly decoder: Pick<DecoderConfig, 'layers' | 'kvHeads' | 'headDim'>;
+  readonly steps: readonly StudyStep[];
+}
+
+export interface PrepareOptions {
+  /** Items in random order: a sample of the first few then stands for all. */
+  readonly shuffled?: boolean;
+}
+
+/** Opens what the selected experiments need and plans them; nothing is run and nothing written. */
+export async function prepareStudy(
+  engine: Engine,
+  study: Study,
+  selected: readonly ExperimentName[],
+  options: PrepareOptions = {},
+): Promise<PreparedStudy> {
+  const opened = await openModels(engine, study, selected);
+  const data = await readData(study, selected);
+  return prepare(engine, study, selected, opened, data, options);
+}
+
+/** Plans of all selected experiments and the facts their analysis needs; nothing is run yet. */
+async function prepare(
+  engine: Engine,
+  study: Study,
+  selected: readonly ExperimentName[],
+  { models, records }: Opened,
+  data: StudyData,
+  options: PrepareOptions,
+): Promise<PreparedStudy> {
+  const [first] = records;
+  if (!first) throw new GalvaniError('BAD_CONFIG', 'the study opens no model');
+  requireSameTokens(engine, records, data);
+  const { decoder } = engine.model(first.name).config;
+  const layers = decoder.layers;
+  const cuts: Cuts = study.cuts ?? defaultCuts(layers);
+  const fingerprints = new Map(records.map(({ name, fingerprint }) => [name, fingerprint]));
+  const fingerprint = (model: string): string => fingerprints.get(model)!;
+  const context = (maxTokens: number | undefined): PlanContext => ({
+    prompter: new Prompter(
+      engine.processor(first.name),
+      { ...study.protocol, ...(maxTokens === undefined ? {} : { maxTokens }) },
+      study.seed,
+    ),
+    seed: study.seed,
+    controls: study.controls,
+  });
+  const named = (names: readonly string[]): PlanModel[] => names.map((name) => models.get(name)!);
+  const draw = drawer(study.seed, options.shuffled ?? false);
+  const steps: StudyStep[] = [];
+  const facts: Record<string, unknown> = { layers, cuts, regions: regions(layers, cuts) };
+  if (data.items.length > 0) facts.groups = data.groups;
+  const { localize, attend, characterize, transfer, freeze } = study.experiments;
+
+  if (selected.includes('localize') && localize?.vision) {
+    const { vision } = localize;
+    const pairs = draw(data.pairs, vision);
+    facts.flaws = flawsOf(pairs);
+    const plan = planLocalizeVision(context(vision.maxTokens), { ...vision, models: named(vision.models), pairs });
+    steps.push({
+      experiment: 'localize',
+      text: `swap the image of ${pairs.length} pairs in ${vision.models.join(', ')}: ${vision.modes.join(', ')}`,
+      families: perTask(pairs).map(([task, n]) => ({
+        what: `change from layer to layer, ${task}`,
+        n,
+        tests: layers - 1,
+      })),
+      run: async (runPlan) => void (await runPlan(plan)),
+    });
+  }
+  if (selected.includes('localize') && localize?.reasoning) {
+    const { reasoning } = localize;
+    const fitting = inGroups(data, ['visualReasoning', 'textReasoning']);
+    const items = draw(reasoning.tasks ? data.items : fitting, reasoning);
+    const plan = planLocalizeReasoning(context(reasoning.maxTokens), {
+      ...reasoning,
+      models: named(reasoning.models),
+      items,
+    });
+    const positions = layers - reasoning.width + 1;
+    const what = (task: string): string =>
+      `accuracy without ${reasoning.width === 1 ? 'a layer' : 'a window'}, ${task}`;
+    steps.push({
+      experiment: 'localize',
+      text: `leave out ${reasoning.parts.join(', ')} of every layer on ${items.length} questions in ${reasoning.models.join(', ')}`,
+      families: [...perTask(items), ['all tasks', items.length] as const].map(([task, n]) => ({
+        what: what(task),
+        n,
+        tests: positions,
+      })),
+      run: async (runPlan) => void (await runPlan(plan)),
+    });
+  }
+  if (selected.includes('attend') && attend) {
+    const seeing = data.items.filter(({ image }) => image !== undefined);
+    const fitting = inGroups(data, ['visualReasoning']);
+    const items = draw(attend.tasks || fitting.length === 0 ? seeing : fitting, attend);
+    const attendOptions = { models: named(attend.models), items, writer: attend.writer };
+    const own = context(attend.maxTokens);
+    steps.push({
+      experiment: 'attend',
+      text: `attention of ${attend.models.join(', ')} while they read ${items.length} answers, the text of ${attend.writer} and their own`,
+      families: [],
+      run: async (runPlan) => {
+        const texts = await runPlan(planAttendTexts(own, attendOptions));
+        await runPlan(planAttend(own, attendOptions, texts));
+      },
+    });
+  }
+  if (selected.includes('characterize') && characterize) {
+    const measurements = await characterizeMeasurements(study.models, characterize, {
+      fingerprint,
+      cuts,
+      seed: study.seed,
+    });
+    steps.push({
+      experiment: 'characterize',
+      text: `compare every tensor of ${characterize.models.join(' → ')}${characterize.control ? `, and of the control ${characterize.control}` : ''}`,
+      families: [],
+      run: (_, measure) => measure('characterize', measurements),
+    });
+  }
+  if (selected.includes('transfer') && transfer) {
+    const grafts = transferGrafts({
+      totalLayers: layers,
+      policy: transfer.policy,
+      cuts,
+      parents: { in: transfer.in, rl: transfer.rl },
+    });
+    for (const { name, graft } of grafts) {
+      engine.addGraft(name, graft);
+      fingerprints.set(name, graftFingerprint(graft, fingerprint));
+    }
+    facts.transfer = transferFacts(grafts, transfer.policy, cuts);
+    const items = draw(data.items, transfer);
+    const plan = planTransfer(context(transfer.maxTokens), { grafts, items, groups: data.groups });
+    steps.push({
+      experiment: 'transfer',
+      text: `${grafts.length} grafts of ${transfer.in} and ${transfer.rl} answer ${items.length} questions`,
+      families: perGroup(items, data.groups).map(([group, n]) => ({
+        what: `a graft against IN, ${group}`,
+        n,
+        tests: 7,
+      })),
+      run: async (runPlan) => void (await runPlan(plan)),
+    });
+  }
+  if (selected.includes('freeze') && freeze) {
+    const measurements = await freezeMeasurements(study.models, freeze, { fingerprint, cuts });
+    const items = draw(data.items, freeze);
+    const names = [...new Set(modelsOf(study, 'freeze'))];
+    const plan = planFreeze(context(freeze.maxTokens), { models: names, items, groups: data.groups });
+    steps.push({
+      experiment: 'freeze',
+      text: `check ${measurements.length} freezes; ${names.join(', ')} answer ${items.length} questions`,
+      families: perGroup(items, data.groups).map(([group, n]) => ({
+        what: `a run against ${freeze.full}, ${group}`,
+        n,
+        tests: names.length - 1,
+      })),
+      run: async (runPlan, measure) => {
+        await measure('freeze check', measurements);
+        await runPlan(plan);
+      },
+    });
+  }
+  const record: RunRecord = {
+    format: 1,
+    galvani: packageFile().version,
+    node: process.versions.node,
+    definition: asJson(study) as JsonObject,
+    models: records,
+    data: {
+      ...(data.items.length > 0 ? { items: contentKey(data.items) } : {}),
+      ...(data.pairs.length > 0 ? { pairs: contentKey(data.pairs) } : {}),
+    },
+    facts: asJson(facts) as JsonObject,
+  };
+  return { record, fingerprint, decoder, steps };
+}
+
+function transferFacts(grafts: readonly NamedGraft[], policy: string, cuts: Cuts): unknown {
+  return { policy, cuts, models: grafts.map(({ name, description }) => ({ name, description })) };
+}
+
+function inGroups({ items, groups }: StudyData, wanted: readonly (keyof TaskGroups)[]): QuestionItem[] {
+  return items.filter((item) => {
+    const group = groupOf(item, groups);
+    return group !== undefined && wanted.includes(group);
+  });
+}
+
+/** @throws BAD_ARGUMENT when a wanted task has no item, or nothing is left. */
+function drawer(seed: number, shuffled: boolean) {
+  return <T extends { readonly id: string; readonly task: string }>(
+    found: readonly T[],
+    {
+      tasks,
+      itemsPerTask,
+    }: { readonly tasks?: readonly string[] | undefined; readonly itemsPerTask?: number | undefined },
+  ): readonly T[] => {
+    requireTasks(found, tasks ?? []);
+    const own = tasks ? found.filter(({ task }) => tasks.includes(task)) : found;
+    if (own.length === 0) throw new GalvaniError('BAD_ARGUMENT', 'items: none fits this experiment; name its tasks');
+    const drawn = itemsPerTask === undefined ? own : subsetPerTask(own, itemsPerTask, seed).items;
+    const order = ({ id }: T): string => contentKey([seed, id]);
+    return shuffled ? [...drawn].sort((a, b) => (order(a) < order(b) ? -1 : 1)) : drawn;
+  };
+}
+
+/** Items of every task, in order of first appearance. */
+function perTask(items: readonly { readonly task: string }[]): (readonly [task: string, n: number])[] {
+  return [...byTask(items)].map(([task, own]) => [task, own.length] as const);
+}
+
+function perGroup(items: readonly QuestionItem[], groups: TaskGroups): (readonly [group: string, n: number])[] {
+  return taskGroups
+    .map((group) => [group, items.filter((item) => groupOf(item, groups) === group).length] as const)
+    .filter(([, n]) => n > 0);
+}
+
+/** One tokenisation for all models of a study: otherwise they would not be asked the same question. */
+function requireSameTokens(engine: Engine, models: readonly RunModel[], { items, pairs }: StudyData): void {
+  const [first, ...others] = models.map(({ name }) => name);
+  const texts = [...items, ...pairs].slice(0, 200).map(({ question }) => question);
+  const ids = (model: string, text: string): string => engine.processor(model).tokenizer.encode(text).join(' ');
+  for (const other of others) {
+    const text = texts.find((sample) => ids(first!, sample) !== ids(other, sample));
+    if (text !== undefined) {
+      throw new GalvaniError(
+        'BAD_CONFIG',
+        `models: '${first}' and '${other}' tokenise '${text}' differently; a study needs models of one tokenizer`,
+      );
+    }
+  }
+}
+
+export function packageVersion(): string {
+  return packageFile().version;
+}
+
+interface PackageFile {
+  readonly version: string;
+  /** Pinned exactly. */
+  readonly dependencies: Readonly<Record<string, string>>;
+}
+
+export function packageFile(): PackageFile {
+  const path = new URL('../../package.json', import.meta.url);
+  return JSON.parse(readFileSync(path, 'utf8')) as PackageFile;
+}

@@ -1,0 +1,89 @@
+/** The study file's JSON Schema, for editors: completion, checks as one types, and what every field means. */
+import { z } from 'zod';
+import { studySchema } from './study-file.js';
+
+/**
+ * What a field means, by its path in the file; '*' stands for a name of the user's, '[]' for an entry of a list.
+ * Shown by editors and checked to be complete by a test.
+ */
+const meanings: Readonly<Record<string, string>> = {
+  name: 'Title of the report.',
+  description: 'One line under the title.',
+  models: 'Checkpoint folders (Hugging Face format, Qwen2.5-VL) by name; paths are relative to this file.',
+  data: 'The questions, and how answers are graded.',
+  'data.items': 'Questions. Needed by all experiments but localize.vision and characterize.',
+  'data.pairs': 'Image pairs for swapping. Needed by localize.vision.',
+  'data.rules': 'Grading rule by task, over the data’s own.',
+  'data.groups': 'Which tasks ask for what. Default: by whether the items have an image and a description.',
+  'data.groups.vision': 'Tasks that ask for seeing: M_vis.',
+  'data.groups.visualReasoning': 'Tasks that ask for reasoning over an image: M_v2r.',
+  'data.groups.textReasoning': 'Tasks without an image: M_rea.',
+  protocol: 'How every question is put, the same for all models.',
+  'protocol.system': 'System prompt. Default: the chat template’s own.',
+  'protocol.prefix': 'Put before every question.',
+  'protocol.suffix': 'Put after every question, such as the answer format.',
+  'protocol.maxTokens': 'Longest answer in tokens; longer ones are cut off and counted apart.',
+  seed: 'Of everything drawn: items, noise, bootstrap, permutations, random controls.',
+  controls: 'Runs that show what the instrument does by itself; they stand in every figure they apply to.',
+  'controls.self': 'Patch runs with their own values: must change nothing.',
+  'controls.random':
+    'Random sets of as many layers beside every swap, ablation and graft; for grafts, this many. 0: none.',
+  cuts: 'First layers of mid and late. Default: thirds ⌊L/3⌋ and ⌊2L/3⌋.',
+  output: 'Run directory; --out overrides it.',
+  experiments: 'What is measured; at least one.',
+  'experiments.localize': 'Where the image is read, and which layers reasoning needs.',
+  'experiments.localize.vision': 'Swap keys and values of the image rows with those of another image, layer by layer.',
+  'experiments.localize.vision.modes':
+    'suffix: layer l and all after it; single: l alone; window: l … l+width−1; prefix: up to l.',
+  'experiments.localize.vision.width': 'Layers of a window.',
+  'experiments.localize.vision.heads': 'KV heads that are swapped. Default: all.',
+  'experiments.localize.vision.resize':
+    'Images of unequal size: refuse the pair, or render the source at the target’s grid.',
+  'experiments.localize.reasoning': 'Set what a layer adds to zero and ask again.',
+  'experiments.localize.reasoning.parts': 'The whole layer, what its attention adds, or what its MLP adds.',
+  'experiments.localize.reasoning.width': 'Neighbouring layers left out together.',
+  'experiments.attend': 'Attention of reasoning and answer tokens to the image.',
+  'experiments.attend.writer': 'Whose text all models read in the same-text comparison.',
+  'experiments.characterize': 'What each step of training changed in the weights.',
+  'experiments.characterize.control': 'Another continuation of the last but one model, such as more SFT.',
+  'experiments.characterize.spectra': 'Singular values, ranks and their rounding floor.',
+  'experiments.transfer': 'Blocks of RL layers grafted into IN and the other way round.',
+  'experiments.transfer.in': 'The model before RL.',
+  'experiments.transfer.rl': 'The model after RL.',
+  'experiments.transfer.policy': 'Donor of the weights outside the decoder layers.',
+  'experiments.freeze': 'Runs that held a region fixed during RL, checked and measured.',
+  'experiments.freeze.before': 'The checkpoint RL started from.',
+  'experiments.freeze.full': 'The run that trained everything.',
+  'experiments.freeze.controls': 'Other continuations of `before`, measured beside.',
+  'experiments.freeze.frozen': 'Model name → the region its training held fixed.',
+};
+/** Fields that several experiments share. */
+const shared: Readonly<Record<string, string>> = {
+  models: 'Names from `models`, in the order of training.',
+  tasks: 'Tasks asked. Default: all that fit.',
+  itemsPerTask: 'Items of every task, drawn with the seed; a larger number only adds items. Default: all.',
+  maxTokens: 'Longest answer; overrides the protocol’s.',
+};
+
+type Node = { [key: string]: unknown; properties?: Record<string, Node>; additionalProperties?: Node | boolean };
+
+/** Paths of the schema without a meaning; empty when the table above is complete. */
+export const undescribed: string[] = [];
+
+/** JSON Schema (2020-12) of a study file, with descriptions. */
+export function studyJsonSchema(): object {
+  undescribed.length = 0;
+  const schema = z.toJSONSchema(studySchema, { io: 'input' }) as Node;
+  describe(schema, '');
+  return { ...schema, title: 'galvani study', description: 'What to measure on which checkpoints; see docs/study.md.' };
+}
+
+function describe(node: Node, path: string): void {
+  for (const [name, child] of Object.entries(node.properties ?? {})) {
+    const at = path === '' ? name : `${path}.${name}`;
+    const meaning = meanings[at] ?? (path.startsWith('experiments.') ? shared[name] : undefined);
+    if (meaning === undefined) undescribed.push(at);
+    else child.description = meaning;
+    describe(child, at);
+  }
+}
