@@ -102,31 +102,37 @@ export function blockGraft(options: BlockGraftOptions): Graft {
       `graft: expected one of ${Object.keys(paperGrafts).join(', ')}, got '${String(options.blocks)}'`,
     );
   }
-  const name = (donor: Donor): string => options.names?.[donor] ?? donor;
-  const layers = regions(options.totalLayers, options.cuts).flatMap(({ start, end }, block) =>
-    Array.from({ length: end - start }, () => name(blocks[block]!)),
+  const donors = regions(options.totalLayers, options.cuts).flatMap(({ start, end }, block) =>
+    Array.from({ length: end - start }, () => blocks[block]!),
   );
-  const first = nonLayerDonor(options.policy, blocks, 'first');
-  const last = nonLayerDonor(options.policy, blocks, 'last');
-  return {
-    layers,
-    embed: name(first),
-    vision: name(first),
-    projector: name(first),
-    norm: name(last),
-    head: name(last),
-  };
+  return layerGraft({ donors, policy: options.policy, ...(options.names ? { names: options.names } : {}) });
 }
 
-function nonLayerDonor(policy: NonLayerPolicy, blocks: readonly [Donor, Donor, Donor], end: 'first' | 'last'): Donor {
+/**
+ * A graft with a donor for every layer. The policy's "first" and "last" block are those of the first and last layer.
+ * @throws BAD_ARGUMENT for an unknown policy.
+ */
+export function layerGraft(options: {
+  readonly donors: readonly Donor[];
+  readonly policy: NonLayerPolicy;
+  readonly names?: Readonly<Record<Donor, string>>;
+}): Graft {
+  const { donors, policy } = options;
+  const name = (donor: Donor): string => options.names?.[donor] ?? donor;
+  const first = name(nonLayerDonor(policy, donors, 'first'));
+  const last = name(nonLayerDonor(policy, donors, 'last'));
+  return { layers: donors.map(name), embed: first, vision: first, projector: first, norm: last, head: last };
+}
+
+function nonLayerDonor(policy: NonLayerPolicy, donors: readonly Donor[], end: 'first' | 'last'): Donor {
   switch (policy) {
     case 'early':
-      return blocks[0];
+      return donors[0]!;
     case 'in':
     case 'rl':
       return policy;
     case 'ends':
-      return end === 'first' ? blocks[0] : blocks[2];
+      return end === 'first' ? donors[0]! : donors.at(-1)!;
     default:
       throw new GalvaniError(
         'BAD_ARGUMENT',

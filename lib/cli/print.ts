@@ -4,6 +4,7 @@ import type { RateRecord, TestRecord } from '../experiments/measure.js';
 import { findings, type ReportFiles } from '../experiments/report.js';
 import type { StudyRun } from '../experiments/study.js';
 import type { Summary } from '../experiments/summary.js';
+import type { PlainResult, PolicyResult } from '../experiments/transfer-analyze.js';
 import type { Answer } from '../report/document.js';
 import { formatNumber } from '../report/format.js';
 
@@ -142,29 +143,52 @@ function weightsText({ characterize, layers }: Summary): string {
 
 function transferText({ transfer }: Summary): string {
   if (!transfer) return '';
-  const measures = unique(transfer.abilities.map(({ measure }) => measure));
-  const groups = unique(transfer.accuracy.map(({ group }) => group));
   const marked = (record: RateRecord | undefined, test: TestRecord | null | undefined): string =>
     `${percentWithin(record)}${test?.pHolm != null && test.pHolm < 0.05 ? '*' : ' '}`;
-  const rows = transfer.models.map(({ name }) => [
-    name,
-    ...measures.map((measure) => {
-      const cell = transfer.abilities.find((one) => one.model === name && one.measure === measure);
-      return marked(cell?.rate, cell?.test);
-    }),
-    ...groups.map((group) => {
-      const own = transfer.accuracy.filter((one) => one.model === name && one.group === group);
-      const cell = own.find(({ task }) => task === null) ?? own[0];
-      return marked(cell?.accuracy, cell?.test);
-    }),
-  ]);
-  return titled(
-    `Grafts, % with 95 % interval (policy ${transfer.policy}; * differs from IN, Holm-adjusted p < 0.05)`,
-    textTable(
-      ['early:mid:late', ...measures.map((measure) => `${measure} `), ...groups.map((group) => `${group} `)],
-      rows,
+  const table = (
+    title: string,
+    first: string,
+    names: readonly string[],
+    result: PlainResult | PolicyResult,
+  ): string => {
+    const measures = unique(result.abilities.map(({ measure }) => measure));
+    const groups = unique(result.accuracy.map(({ group }) => group));
+    const rows = names.map((name) => [
+      name,
+      ...measures.map((measure) => {
+        const cell = result.abilities.find((one) => one.model === name && one.measure === measure);
+        return marked(cell?.rate, cell?.test);
+      }),
+      ...groups.map((group) => {
+        const own = result.accuracy.filter((one) => one.model === name && one.group === group);
+        const cell = own.find(({ task }) => task === null) ?? own[0];
+        return marked(cell?.accuracy, cell?.test);
+      }),
+    ]);
+    const columns = [...measures.map((measure) => `${measure} `), ...groups.map((group) => `${group} `)];
+    return titled(title, textTable([first, ...columns], rows));
+  };
+  const note = '* differs from IN, Holm-adjusted p < 0.05';
+  return [
+    ...transfer.policies.map((result) =>
+      table(
+        `Grafts, % with 95 % interval (policy ${result.policy}; ${note})`,
+        'early:mid:late',
+        result.models.map(({ name }) => name),
+        result,
+      ),
     ),
-  );
+    ...(transfer.plain
+      ? [
+          table(
+            `Further models, % with 95 % interval (${note})`,
+            'model',
+            ['IN', ...transfer.plain.models],
+            transfer.plain,
+          ),
+        ]
+      : []),
+  ].join('\n\n');
 }
 
 function freezeText({ freeze }: Summary): string {

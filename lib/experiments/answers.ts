@@ -1,7 +1,7 @@
 /** The plain measurement under transfer and freeze: every model answers every item under some conditions of sight. */
 import type { QuestionItem } from '../data/items.js';
 import { type Bundle, bundleOrFailure, type Plan, type PlannedTrial } from '../run/plan.js';
-import type { Observation } from '../run/rows.js';
+import type { JsonObject, Observation } from '../run/rows.js';
 import type { Outcome } from '../stats/rates.js';
 import { type GoldMeta, goldMeta, type PlanContext, ruleOf } from './context.js';
 import {
@@ -10,6 +10,8 @@ import {
   correctness,
   type Graded,
   gradeRow,
+  type MeanTestRecord,
+  meanTest,
   pairedTest,
   type RateRecord,
   rateOfFlags,
@@ -44,10 +46,15 @@ export function groupOf(item: { readonly task: string }, groups: TaskGroups): Ta
   return taskGroups.find((group) => groups[group].includes(item.task));
 }
 
+/** An opened model or graft, and what its rows say of it: its name in tables, and further facts. */
+export interface Answering {
+  readonly opened: string;
+  readonly meta: JsonObject & { readonly model: string };
+}
+
 export interface AnswersOptions {
   readonly experiment: string;
-  /** Names of opened models and grafts. */
-  readonly models: readonly string[];
+  readonly models: readonly Answering[];
   readonly items: readonly QuestionItem[];
   readonly groups: TaskGroups;
   /** Conditions beside the plain one, by group. */
@@ -95,9 +102,9 @@ function answerBundle(
     sights,
   }: { readonly item: QuestionItem; readonly group: TaskGroup; readonly sights: readonly Sight[] },
 ): Promise<Bundle> {
-  const facts = (model: string, sight: Sight): { label: string; meta: AnswerMeta } => ({
-    label: `${experiment} ${model} ${item.id} ${sight}`,
-    meta: { ...goldMeta(model, item), group, sight },
+  const facts = ({ opened, meta }: Answering, sight: Sight): { label: string; meta: AnswerMeta } => ({
+    label: `${experiment} ${opened} ${item.id} ${sight}`,
+    meta: { ...goldMeta(meta.model, item), group, sight, ...meta },
   });
   return bundleOrFailure(
     item.id,
@@ -108,7 +115,8 @@ function answerBundle(
         const prompt = await prompter.ask(item, { sight });
         const generate = { maxTokens: prompter.protocol.maxTokens };
         for (const model of models) {
-          trials.push({ trial: { id: `${model} ${sight}`, prompt, model, generate }, ...facts(model, sight) });
+          const { opened } = model;
+          trials.push({ trial: { id: `${opened} ${sight}`, prompt, model: opened, generate }, ...facts(model, sight) });
         }
       }
       return trials;
@@ -217,6 +225,51 @@ export interface AbilityCell {
   /** Against the reference model; Holm over the models. */
   readonly test: TestRecord | null;
   readonly select: Select;
+}
+
+/**
+ * What seeing adds, corrected for chance. M_vis counts items that are right with the image and wrong without, and a
+ * model that only guesses scores there too. Guessing is as often right without and wrong with it, so the difference of
+ * the two is zero for a guesser: the paired difference of accuracy, image − black.
+ */
+export interface SeeingCell {
+  readonly model: string;
+  /** black → image, on the same items. */
+  readonly seeing: TestRecord;
+  /** Per item (image − black) of this model minus that of the reference; over the models. null for the reference. */
+  readonly test: MeanTestRecord | null;
+  readonly select: Select;
+}
+
+export function seeing(table: AnswerTable, experiment: string, reference: string, seed: number): SeeingCell[] {
+  const items = table.items.filter(
+    ({ item, group }) =>
+      group === 'vision' && table.models.some((model) => table.outcome(model, item, 'black') !== undefined),
+  );
+  if (items.length === 0) return [];
+  const under = (model: string, sight: Sight) =>
+    items.map(({ item }) => correctness(table.outcome(model, item, sight) ?? 'failed'));
+  const gain = (model: string): (number | null)[] => {
+    const [image, black] = [under(model, 'image'), under(model, 'black')];
+    return image.map((right, i) => (right === null || black[i] == null ? null : Number(right) - Number(black[i])));
+  };
+  const start = gain(reference);
+  const tests = adjusted(
+    table.models.map((model) => {
+      if (model === reference) return null;
+      return meanTest(
+        gain(model).map((value, i) => (value === null || start[i] == null ? null : value - start[i])),
+        seed,
+      );
+    }),
+  );
+  const own = adjusted(table.models.map((model) => pairedTest(under(model, 'black'), under(model, 'image'))));
+  return table.models.map((model, i) => ({
+    model,
+    seeing: own[i]!,
+    test: tests[i] ?? null,
+    select: { experiment, model, group: 'vision' },
+  }));
 }
 
 interface AbilityRule {

@@ -26,7 +26,8 @@ export interface FreezeOptions {
 }
 
 export function planFreeze(context: PlanContext, { models, items, groups }: FreezeOptions): Plan {
-  return planAnswers(context, { experiment: freezeExperiment, models, items, groups, also: {} });
+  const answering = models.map((model) => ({ opened: model, meta: { model } }));
+  return planAnswers(context, { experiment: freezeExperiment, models: answering, items, groups, also: {} });
 }
 
 /** What the parameter comparison found for one frozen run; a measure row of the ledger. */

@@ -51,7 +51,14 @@ export interface CharacterizeStudy {
 export interface TransferStudy extends Draw {
   readonly in: string;
   readonly rl: string;
-  readonly policy: NonLayerPolicy;
+  /** One, or several as a factor. */
+  readonly policy: NonLayerPolicy | readonly NonLayerPolicy[];
+  /** Further models, measured beside the grafts. */
+  readonly also: readonly string[];
+}
+
+export function policiesOf({ policy }: Pick<TransferStudy, 'policy'>): readonly NonLayerPolicy[] {
+  return typeof policy === 'string' ? [policy] : [...new Set(policy)];
 }
 
 export interface FreezeStudy extends Draw {
@@ -135,6 +142,7 @@ const reasoning = z.strictObject({
   width: count.default(1),
 });
 
+const policy = z.enum(nonLayerPolicies as [NonLayerPolicy, ...NonLayerPolicy[]]);
 const region = z.enum(regionNames as [RegionName, ...RegionName[]]);
 
 export const studySchema: z.ZodType<Study> = z.strictObject({
@@ -184,7 +192,8 @@ export const studySchema: z.ZodType<Study> = z.strictObject({
         ...draw,
         in: name,
         rl: name,
-        policy: z.enum(nonLayerPolicies as [NonLayerPolicy, ...NonLayerPolicy[]]).default('early'),
+        policy: z.union([policy, z.array(policy).min(1)]).default('early'),
+        also: z.array(name).default([]),
       })
       .optional(),
     freeze: z
@@ -257,7 +266,7 @@ function namedModels({ experiments }: Study): [where: string, model: string][] {
     ...list('localize.reasoning.models', localize?.reasoning?.models),
     ...list('attend.models', attend?.models),
     ...list('characterize.models', characterize && [...characterize.models, characterize.control]),
-    ...list('transfer', transfer && [transfer.in, transfer.rl]),
+    ...list('transfer', transfer && [transfer.in, transfer.rl, ...transfer.also]),
     ...list('freeze', freeze && [freeze.before, freeze.full, ...freeze.controls, ...Object.keys(freeze.frozen)]),
   ];
 }

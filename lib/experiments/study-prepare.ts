@@ -20,8 +20,8 @@ import { freezeMeasurements, planFreeze } from './freeze.js';
 import { planLocalizeReasoning } from './localize-reasoning.js';
 import { flawsOf, planLocalizeVision, requireTasks } from './localize-vision.js';
 import { Prompter } from './prompter.js';
-import type { ExperimentName, Study } from './study-file.js';
-import { type NamedGraft, planTransfer, transferGrafts } from './transfer.js';
+import { type ExperimentName, policiesOf, type Study } from './study-file.js';
+import { planTransfer, transferModels } from './transfer.js';
 
 interface Opened {
   readonly models: ReadonlyMap<string, PlanModel>;
@@ -52,7 +52,7 @@ export function modelsOf({ experiments }: Study, experiment: ExperimentName): st
     case 'characterize':
       return characterize ? [...characterize.models, ...(characterize.control ? [characterize.control] : [])] : [];
     case 'transfer':
-      return transfer ? [transfer.in, transfer.rl] : [];
+      return transfer ? [transfer.in, transfer.rl, ...transfer.also] : [];
     case 'freeze':
       return freeze ? [freeze.before, ...freeze.controls, freeze.full, ...Object.keys(freeze.frozen)] : [];
     default:
@@ -222,22 +222,27 @@ async function prepare(
     });
   }
   if (selected.includes('transfer') && transfer) {
-    const grafts = transferGrafts({
+    const policies = policiesOf(transfer);
+    const variants = transferModels({
       totalLayers: layers,
-      policy: transfer.policy,
       cuts,
+      policies,
       parents: { in: transfer.in, rl: transfer.rl },
+      random: study.controls.random,
+      seed: study.seed,
+      also: transfer.also,
     });
-    for (const { name, graft } of grafts) {
-      engine.addGraft(name, graft);
-      fingerprints.set(name, graftFingerprint(graft, fingerprint));
+    for (const { opened, graft } of variants) {
+      if (!graft) continue;
+      engine.addGraft(opened, graft);
+      fingerprints.set(opened, graftFingerprint(graft, fingerprint));
     }
-    facts.transfer = transferFacts(grafts, transfer.policy, cuts);
+    facts.transfer = { cuts, models: variants.map(({ meta, description }) => ({ ...meta, description })) };
     const items = draw(data.items, transfer);
-    const plan = planTransfer(context(transfer.maxTokens), { grafts, items, groups: data.groups });
+    const plan = planTransfer(context(transfer.maxTokens), { models: variants, items, groups: data.groups });
     steps.push({
       experiment: 'transfer',
-      text: `${grafts.length} grafts of ${transfer.in} and ${transfer.rl} answer ${items.length} questions`,
+      text: `${variants.length} models (grafts of ${transfer.in} and ${transfer.rl}, policies ${policies.join(', ')}) answer ${items.length} questions`,
       families: perGroup(items, data.groups).map(([group, n]) => ({
         what: `a graft against IN, ${group}`,
         n,
@@ -278,10 +283,6 @@ async function prepare(
     facts: asJson(facts) as JsonObject,
   };
   return { record, fingerprint, decoder, steps };
-}
-
-function transferFacts(grafts: readonly NamedGraft[], policy: string, cuts: Cuts): unknown {
-  return { policy, cuts, models: grafts.map(({ name, description }) => ({ name, description })) };
 }
 
 function inGroups({ items, groups }: StudyData, wanted: readonly (keyof TaskGroups)[]): QuestionItem[] {

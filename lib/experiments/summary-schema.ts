@@ -14,7 +14,14 @@ import type { Summary } from './summary.js';
 
 type OneOf<T extends string> = [T, ...T[]];
 const oneOf = <T extends string>(values: readonly T[]) => z.enum(values as OneOf<T>);
-const json: z.ZodType<Json> = z.union([z.null(), z.boolean(), z.number(), z.string(), z.array(z.string())]);
+const json: z.ZodType<Json> = z.union([
+  z.null(),
+  z.boolean(),
+  z.number(),
+  z.string(),
+  z.array(z.string()),
+  z.array(z.number()),
+]);
 
 const select: z.ZodType<Select> = z
   .object({ experiment: z.string() })
@@ -64,6 +71,19 @@ const paired = z
     detectable: share.nullable().describe('smallest difference this n could have shown at 80 % power'),
   })
   .describe('Two conditions on the same items; Newcombe’s interval for paired proportions.');
+
+const meanTest = z
+  .strictObject({
+    mean: z.number().nullable(),
+    low: z.number().nullable(),
+    high: z.number().nullable(),
+    n: count,
+    missing: count,
+    p: share.nullable().describe('two-sided sign-flip test'),
+    pHolm: share.nullable(),
+    pBh: share.nullable(),
+  })
+  .describe('A mean of paired differences with a bootstrap interval and a sign-flip test.');
 
 const region = oneOf(regionNames);
 const group = oneOf(taskGroups);
@@ -270,10 +290,7 @@ const accuracy = z.strictObject({
   test: paired.nullable(),
   select,
 });
-const transfer = z.strictObject({
-  policy,
-  cuts,
-  models: z.array(z.strictObject({ name: z.string(), description: z.string() })),
+const measures = {
   abilities: z.array(
     z.strictObject({
       measure: z.enum(['M_vis', 'M_v2r', 'M_rea']),
@@ -283,8 +300,51 @@ const transfer = z.strictObject({
       select,
     }),
   ),
+  seeing: z
+    .array(
+      z.strictObject({
+        model: z.string(),
+        seeing: paired.describe('black → image: M_vis corrected for chance'),
+        test: meanTest.nullable().describe('per item (image − black), minus the same of IN'),
+        select,
+      }),
+    )
+    .describe('What seeing adds beyond chance.'),
   accuracy: z.array(accuracy),
   conditions: z.array(z.strictObject({ model: z.string(), group, sight: oneOf(sights), accuracy: rate, select })),
+};
+const regionEffect = z.strictObject({
+  player: z.enum([...regionNames, 'rest']).describe('rest: the weights outside the decoder layers'),
+  shapley: meanTest.describe('mean effect over all orders of exchanging the parts; the parts add up to RL − IN'),
+  share: optional.describe('of the gain; null where the gain is not significant'),
+  added: paired.describe('the part from RL put into IN, against IN'),
+  takenOut: paired.describe('RL, against RL with the part from IN'),
+  both: meanTest.describe('per item the mean of the two'),
+  group,
+  select,
+});
+const transfer = z.strictObject({
+  cuts,
+  policies: z.array(
+    z.strictObject({
+      policy,
+      models: z.array(z.strictObject({ name: z.string(), description: z.string() })),
+      ...measures,
+      regions: z.array(regionEffect),
+      random: z.array(
+        z.strictObject({
+          group,
+          layers: z.array(count),
+          added: paired,
+          takenOut: paired,
+          both: meanTest,
+          select,
+        }),
+      ),
+    }),
+  ),
+  fourParts: z.array(regionEffect),
+  plain: z.strictObject({ models: z.array(z.string()), ...measures }).nullable(),
 });
 const freeze = z.strictObject({
   before: z.string(),

@@ -19,7 +19,8 @@ import { visionExperiment } from './localize-vision.js';
 import { analyzeLocalizeVision, type LocalizeVisionResult } from './localize-vision-analyze.js';
 import type { Protocol } from './prompter.js';
 import type { Study } from './study-file.js';
-import { analyzeTransfer, type TransferResult, transferExperiment } from './transfer.js';
+import { transferExperiment } from './transfer.js';
+import { analyzeTransfer, type TransferFacts, type TransferResult } from './transfer-analyze.js';
 
 /** How far one experiment of the run has come. */
 export interface ExperimentProgress {
@@ -71,7 +72,7 @@ interface Facts {
   /** Absent while no experiment has read questions. */
   readonly groups?: TaskGroups;
   readonly flaws?: readonly PairFlaw[];
-  readonly transfer?: Pick<TransferResult, 'policy' | 'cuts' | 'models'>;
+  readonly transfer?: TransferFacts;
 }
 
 /** @throws FILE_NOT_FOUND, BAD_FILE, LEDGER when the directory is no (whole) run. */
@@ -112,7 +113,9 @@ export function summarize(dir: string): Summary {
       ? when(attendExperiment, (rows) => analyzeAttend(rows, of(textsExperiment), { ...attend, seed }))
       : null,
     characterize: when(characterizeExperiment, (rows) => analyzeCharacterize(rows, { regions: facts.regions, seed })),
-    transfer: facts.transfer ? when(transferExperiment, (rows) => analyzeTransfer(rows, facts.transfer!)) : null,
+    transfer: facts.transfer
+      ? when(transferExperiment, (rows) => analyzeTransfer(rows, { ...facts.transfer!, seed }))
+      : null,
     freeze: freeze
       ? when(freezeExperiment, (rows) =>
           analyzeFreeze(rows, of(freezeCheckExperiment), {

@@ -1,6 +1,7 @@
 /**
  * Does a part of RL carry its gains? Layer blocks of `in` and `rl` are combined by views into the paper's eight models
- * (METHODS §3), and all of them answer the same questions.
+ * (METHODS §3), and all of them answer the same questions. Beside them, as asked for: other donors for the weights
+ * outside the layers, random sets of layers, mixtures of the parents, and further models.
  */
 import {
   blockGraft,
@@ -8,23 +9,18 @@ import {
   type Donor,
   describeGraft,
   type Graft,
+  layerGraft,
   type NonLayerPolicy,
   paperGrafts,
+  type RegionName,
+  regions,
 } from '../checkpoint/graft.js';
 import type { QuestionItem } from '../data/items.js';
+import { layerRange } from '../hooks/interventions.js';
 import type { Plan } from '../run/plan.js';
-import type { Observation } from '../run/rows.js';
-import {
-  type AbilityCell,
-  type AccuracyCell,
-  AnswerTable,
-  abilities,
-  accuracies,
-  type ConditionCell,
-  conditions,
-  planAnswers,
-  type TaskGroups,
-} from './answers.js';
+import type { JsonObject } from '../run/rows.js';
+import { namedRandom, sample } from '../stats/random.js';
+import { planAnswers, type TaskGroups } from './answers.js';
 import type { PlanContext } from './context.js';
 
 export const transferExperiment = 'transfer';
@@ -32,64 +28,106 @@ export const transferExperiment = 'transfer';
 /** The model every other is compared with. */
 export const transferReference = 'IN';
 
-export interface NamedGraft {
-  /** One of the paper's eight names. */
-  readonly name: string;
-  readonly graft: Graft;
+/** block: one of the eight; random: a random set of layers in place of a region; plain: a model as it is. */
+export type VariantKind = 'block' | 'random' | 'plain';
+
+/** What a row says of its model beside its name. */
+export interface Variant extends JsonObject {
+  readonly model: string;
+  readonly variant: VariantKind;
+  /** Donor of the weights outside the layers; null for a model as it is. */
+  readonly policy: NonLayerPolicy | null;
+}
+
+/** The layers of a random set, put into IN (`added`) or taken out of RL (`takenOut`). */
+export interface RandomVariant extends Variant {
+  readonly variant: 'random';
+  readonly layers: readonly number[];
+  readonly direction: 'added' | 'takenOut';
+  readonly set: number;
+}
+
+export interface TransferModel {
+  /** Name under which it is opened in the engine; unique. */
+  readonly opened: string;
+  readonly meta: Variant;
+  /** Absent: an opened checkpoint. */
+  readonly graft?: Graft;
   /** Which donor every part comes from, in words. */
   readonly description: string;
 }
 
-/** The eight grafts of two opened parents. */
-export function transferGrafts(options: {
+export interface VariantOptions {
   readonly totalLayers: number;
-  readonly policy: NonLayerPolicy;
-  readonly cuts?: Cuts;
+  readonly cuts: Cuts;
+  /** The first is the one that random sets and findings use. */
+  readonly policies: readonly NonLayerPolicy[];
   /** Names under which the parents are opened. */
   readonly parents: Readonly<Record<Donor, string>>;
-}): NamedGraft[] {
-  const { totalLayers, policy, cuts, parents } = options;
-  return Object.keys(paperGrafts).map((name) => {
-    const graft = blockGraft({ blocks: name, totalLayers, policy, names: parents, ...(cuts ? { cuts } : {}) });
-    return { name, graft, description: describeGraft(graft) };
-  });
+  /** Random sets of layers per size of a region. */
+  readonly random: number;
+  readonly seed: number;
+  /** Further opened models. */
+  readonly also: readonly string[];
+}
+
+/** Every model of a transfer experiment: the eight of each policy, then controls, then further models. */
+export function transferModels(options: VariantOptions): TransferModel[] {
+  const { totalLayers, policies, cuts, parents, also } = options;
+  const eight = policies.flatMap((policy) =>
+    Object.keys(paperGrafts).map((name): TransferModel => {
+      const graft = blockGraft({ blocks: name, totalLayers, policy, names: parents, cuts });
+      return {
+        opened: policy === policies[0] ? name : `${name} · ${policy}`,
+        meta: { model: name, variant: 'block', policy },
+        graft,
+        description: describeGraft(graft),
+      };
+    }),
+  );
+  const plain = also.map(
+    (model): TransferModel => ({
+      opened: model,
+      meta: { model, variant: 'plain', policy: null },
+      description: 'as it is',
+    }),
+  );
+  return [...eight, ...randomGrafts(options), ...plain];
+}
+
+function randomGrafts({ totalLayers, cuts, policies, parents, random, seed }: VariantOptions): TransferModel[] {
+  const sizes = [...new Set(regions(totalLayers, cuts).map(({ start, end }) => end - start))];
+  const [policy] = policies;
+  return sizes.flatMap((size) =>
+    layerRange(0, random).flatMap((set) => {
+      const chosen = sample(namedRandom(seed, 'random block', size, set), totalLayers, size);
+      return (['added', 'takenOut'] as const).map((direction): TransferModel => {
+        const [inside, outside]: [Donor, Donor] = direction === 'added' ? ['rl', 'in'] : ['in', 'rl'];
+        const donors = layerRange(0, totalLayers).map((layer) => (chosen.includes(layer) ? inside : outside));
+        const graft = layerGraft({ donors, policy: policy!, names: parents });
+        const model = `${direction === 'added' ? 'IN + RL' : 'RL + IN'} in layers ${chosen.join(', ')}`;
+        const meta: RandomVariant = { model, variant: 'random', policy: policy!, layers: chosen, direction, set };
+        return { opened: model, meta, graft, description: describeGraft(graft) };
+      });
+    }),
+  );
 }
 
 export interface TransferOptions {
-  readonly grafts: readonly NamedGraft[];
+  readonly models: readonly TransferModel[];
   readonly items: readonly QuestionItem[];
   readonly groups: TaskGroups;
 }
 
-export function planTransfer(context: PlanContext, { grafts, items, groups }: TransferOptions): Plan {
+export function planTransfer(context: PlanContext, { models, items, groups }: TransferOptions): Plan {
   return planAnswers(context, {
     experiment: transferExperiment,
-    models: grafts.map(({ name }) => name),
+    models,
     items,
     groups,
     also: { vision: 'black', visualReasoning: 'description' },
   });
 }
 
-export interface TransferResult {
-  readonly policy: NonLayerPolicy;
-  readonly cuts: Cuts;
-  readonly models: readonly { readonly name: string; readonly description: string }[];
-  readonly abilities: readonly AbilityCell[];
-  readonly accuracy: readonly AccuracyCell[];
-  /** With the image, a black one, a description: what the ability measures are made of. */
-  readonly conditions: readonly ConditionCell[];
-}
-
-export function analyzeTransfer(
-  observed: readonly Observation[],
-  facts: Pick<TransferResult, 'policy' | 'cuts' | 'models'>,
-): TransferResult {
-  const table = new AnswerTable(observed);
-  return {
-    ...facts,
-    abilities: abilities(table, transferExperiment, transferReference),
-    accuracy: accuracies(table, transferExperiment, transferReference),
-    conditions: conditions(table, transferExperiment),
-  };
-}
+/** Region names in the order of the blocks of a graft's name. */
+export const blockRegions: readonly RegionName[] = ['early', 'mid', 'late'];

@@ -254,7 +254,7 @@ test('transfer and attend run on two checkpoints', () => {
   const few = ['--items', items, '--items-per-task', '4', '--max-tokens', '40', '--quiet'];
   expect(galvani('transfer', base, sft, ...few, '--policy', 'ends', '--out', 'transfer').err).toBe('');
   const { transfer } = summaryOf('transfer');
-  expect(transfer!.models.map(({ name }) => name)).toEqual([
+  expect(transfer!.policies[0]!.models.map(({ name }) => name)).toEqual([
     'IN',
     'RL',
     'IN:RL:RL',
@@ -264,10 +264,12 @@ test('transfer and attend run on two checkpoints', () => {
     'IN:RL:IN',
     'RL:IN:RL',
   ]);
-  expect(transfer!.models[2]!.description).toBe(
+  expect(transfer!.policies[0]!.models[2]!.description).toBe(
     'layers base×3 in×6; vision, projector, embeddings base; norm, head in',
   );
-  expect(new Set(transfer!.abilities.map(({ measure }) => measure))).toEqual(new Set(['M_vis', 'M_v2r', 'M_rea']));
+  expect(new Set(transfer!.policies[0]!.abilities.map(({ measure }) => measure))).toEqual(
+    new Set(['M_vis', 'M_v2r', 'M_rea']),
+  );
 
   expect(galvani('attend', base, sft, ...few, '--tasks', 'dsum', '--out', 'attend').err).toBe('');
   const { attend } = summaryOf('attend');

@@ -63,7 +63,7 @@ test('identities that hold whatever the weights are', () => {
     expect(suffix!.change).toEqual(single!.change);
   }
   // The grafts IN and RL are the parents.
-  const transfer = (model: string) => summary.transfer!.accuracy.filter((cell) => cell.model === model);
+  const transfer = (model: string) => summary.transfer!.policies[0]!.accuracy.filter((cell) => cell.model === model);
   const freeze = (model: string) => summary.freeze!.againstFull.filter((cell) => cell.model === model);
   for (const [graft, parent] of [
     ['IN', 'in'],

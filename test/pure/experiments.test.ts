@@ -11,7 +11,8 @@ import { analyzeFreeze, planFreeze } from '../../lib/experiments/freeze.js';
 import { analyzeLocalizeReasoning, planLocalizeReasoning } from '../../lib/experiments/localize-reasoning.js';
 import { flawsOf, planLocalizeVision } from '../../lib/experiments/localize-vision.js';
 import { analyzeLocalizeVision } from '../../lib/experiments/localize-vision-analyze.js';
-import { analyzeTransfer, planTransfer, transferGrafts } from '../../lib/experiments/transfer.js';
+import { planTransfer, type TransferModel, transferModels } from '../../lib/experiments/transfer.js';
+import { analyzeTransfer as analyze } from '../../lib/experiments/transfer-analyze.js';
 import { trialKeys } from '../../lib/run/key.js';
 import type { Observation } from '../../lib/run/rows.js';
 import type { Trial, TrialResult } from '../../lib/types.js';
@@ -145,7 +146,18 @@ describe('localize reasoning', () => {
 });
 
 describe('transfer', () => {
-  const grafts = transferGrafts({ totalLayers: layers, policy: 'early', parents: { in: 'sft', rl: 'grpo' } });
+  const models = transferModels({
+    totalLayers: layers,
+    cuts: [2, 4],
+    policies: ['early'],
+    parents: { in: 'sft', rl: 'grpo' },
+    random: 0,
+    seed: 1,
+    also: [],
+  });
+  const factsOf = (all: readonly TransferModel[]) => all.map(({ meta, description }) => ({ ...meta, description }));
+  const analyzeTransfer = (observed: readonly Observation[]) =>
+    analyze(observed, { cuts: [2, 4], models: factsOf(models), seed: 1 }).policies[0]!;
   const all = [
     ...items('see', 12, { image: 'x.png' }),
     ...items('think', 12, { image: 'x.png', description: 'a text' }),
@@ -162,10 +174,10 @@ describe('transfer', () => {
   test('the eight grafts are measured under the conditions of each measure', async () => {
     const groups = groupsOf(all);
     expect(groups).toEqual({ vision: ['see'], visualReasoning: ['think'], textReasoning: ['text'] });
-    const plan = planTransfer(context, { grafts, items: all, groups });
+    const plan = planTransfer(context, { models, items: all, groups });
     expect(plan.trials).toBe(8 * (12 * 2 + 12 * 2 + 12));
     const { observed } = await observe(plan, { answer });
-    const result = analyzeTransfer(observed, { policy: 'early', cuts: [2, 4], models: [] });
+    const result = analyzeTransfer(observed);
     const of = (measure: string) =>
       Object.fromEntries(
         result.abilities.filter((cell) => cell.measure === measure).map((cell) => [cell.model, cell.rate.rate]),
@@ -194,8 +206,8 @@ describe('transfer', () => {
   test('items without a description are not in M_v2r', async () => {
     const groups = { vision: [], visualReasoning: ['think'], textReasoning: [] };
     const few = all.map((item, i) => (i % 2 ? item : { ...item, description: undefined })) as QuestionItem[];
-    const { observed } = await observe(planTransfer(context, { grafts, items: few, groups }), { answer });
-    const result = analyzeTransfer(observed, { policy: 'early', cuts: [2, 4], models: [] });
+    const { observed } = await observe(planTransfer(context, { models, items: few, groups }), { answer });
+    const result = analyzeTransfer(observed);
     expect(result.abilities.find(({ model: name }) => name === 'RL')!.rate).toMatchObject({ rate: 1, n: 6, failed: 0 });
     expect(result.accuracy.find(({ model: name }) => name === 'RL')!.accuracy.n).toBe(12);
   });
