@@ -181,6 +181,15 @@ export interface Rate {
 export type MatchRule =
   | { readonly kind: 'exact' }
   | { readonly kind: 'option'; readonly choices: readonly string[] }
-  | { readonly kind: 'number'; readonly tolerance?: number }
+  | {
+      readonly kind: 'number';
+      /** Absolute, in gold's unit; default 0. */
+      readonly tolerance?: number;
+      /** Share of |gold|; default 0. The larger allowance counts. */
+      readonly relative?: number;
+      /** Unit of gold where its text names none, such as 'cm'. */
+      readonly unit?: string;
+    }
+  | { readonly kind: 'latex' }
   | { readonly kind: 'yesno' }
   | { readonly kind: 'box'; readonly iou: number };

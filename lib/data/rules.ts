@@ -1,5 +1,5 @@
-/** Which rule grades which task. */
-
+/** Which rule grades which task, and how a rule is written. */
+import { z } from 'zod';
 import type { MatchRule } from '../types.js';
 import { type JsonLine, lineError } from './jsonl.js';
 
@@ -24,31 +24,30 @@ export function defaultRule(task: string): MatchRule {
   return Object.hasOwn(ruleByTask, task) ? ruleByTask[task]! : { kind: 'exact' };
 }
 
+/** A rule as data and study files write it. */
+export const ruleSchema: z.ZodType<MatchRule> = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('exact') }),
+  z.strictObject({ kind: z.literal('yesno') }),
+  z.strictObject({
+    kind: z.literal('number'),
+    tolerance: z.number().nonnegative().exactOptional(),
+    relative: z.number().nonnegative().exactOptional(),
+    unit: z.string().min(1).exactOptional(),
+  }),
+  z.strictObject({ kind: z.literal('latex') }),
+  z.strictObject({ kind: z.literal('box'), iou: z.number().positive().max(1) }),
+  z.strictObject({ kind: z.literal('option'), choices: z.array(z.string()).min(2) }),
+]);
+
 /** A line's own `rule` field, checked; undefined when it has none. */
 export function ownRule(at: JsonLine): MatchRule | undefined {
-  const rule = at.value.rule;
+  const { rule } = at.value;
   if (rule === undefined) return undefined;
-  const fields = typeof rule === 'object' && rule !== null ? (rule as Readonly<Record<string, unknown>>) : {};
-  const { kind, choices, tolerance, iou } = fields;
-  switch (kind) {
-    case 'exact':
-    case 'yesno':
-      return { kind };
-    case 'number':
-      if (tolerance === undefined) return { kind };
-      if (typeof tolerance === 'number' && tolerance >= 0) return { kind, tolerance };
-      throw lineError(at, `rule.tolerance: expected a number of at least 0, got ${JSON.stringify(tolerance)}`);
-    case 'box':
-      if (typeof iou === 'number' && iou > 0 && iou <= 1) return { kind, iou };
-      throw lineError(at, `rule.iou: expected a number in (0, 1], got ${JSON.stringify(iou)}`);
-    case 'option':
-      return { kind, choices: choiceList(at, 'rule.choices', choices) };
-    default:
-      throw lineError(
-        at,
-        `rule: expected an object whose kind is exact, option, number, yesno or box, got ${JSON.stringify(rule)}`,
-      );
-  }
+  const parsed = ruleSchema.safeParse(rule);
+  if (parsed.success) return parsed.data;
+  const [fault] = parsed.error.issues;
+  const path = ['rule', ...(fault?.path ?? [])].join('.');
+  throw lineError(at, `${path}: ${fault?.message ?? 'not a rule'}, got ${JSON.stringify(rule)}`);
 }
 
 /** A list of at least two option texts. */

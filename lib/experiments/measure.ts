@@ -64,7 +64,8 @@ export function gradeRow(row: LedgerRow | undefined, gold: string, rule: MatchRu
   if (row?.kind !== 'trial') return { outcome: 'failed', answer: null, row: undefined };
   if (row.truncated) return { outcome: 'truncated', answer: null, row };
   const answer = extract(row.text, { rule })?.answer ?? null;
-  return { outcome: match(answer, gold, rule), answer, row };
+  const verdict = match(answer, gold, rule);
+  return { outcome: verdict === 'undecided' ? 'failed' : verdict, answer, row };
 }
 
 /** true, false, or null where the outcome says nothing about the model's answer. */

@@ -4,6 +4,7 @@ import { dirname, isAbsolute, join, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { z } from 'zod';
 import { type NonLayerPolicy, nonLayerPolicies, type RegionName, regionNames } from '../checkpoint/graft.js';
+import { ruleSchema } from '../data/rules.js';
 import { GalvaniError } from '../errors.js';
 import { type SwapMode, swapModes } from '../hooks/interventions.js';
 import type { MatchRule } from '../types.js';
@@ -112,14 +113,6 @@ const draw = {
 };
 const modelList = z.array(name).min(1);
 
-const rule = z.discriminatedUnion('kind', [
-  z.strictObject({ kind: z.literal('exact') }),
-  z.strictObject({ kind: z.literal('yesno') }),
-  z.strictObject({ kind: z.literal('number'), tolerance: z.number().nonnegative().exactOptional() }),
-  z.strictObject({ kind: z.literal('box'), iou: z.number().positive().max(1) }),
-  z.strictObject({ kind: z.literal('option'), choices: z.array(z.string()).min(2) }),
-]);
-
 const vision = z.strictObject({
   ...draw,
   models: modelList,
@@ -153,7 +146,7 @@ export const studySchema: z.ZodType<Study> = z.strictObject({
     .strictObject({
       items: name.optional(),
       pairs: name.optional(),
-      rules: z.record(name, rule).default({}),
+      rules: z.record(name, ruleSchema).default({}),
       groups: z
         .strictObject({
           vision: z.array(name).default([]),

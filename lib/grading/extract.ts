@@ -1,10 +1,19 @@
 /** Reads the answer out of what a model wrote. Nothing of the answer is rewritten: "3.14" stays "3.14". */
 
 import type { MatchRule } from '../types.js';
-import { normalise, readBox, readNumber, readOption, readYesNo } from './read.js';
+import { readNumber } from './number.js';
+import { normalise, readBox, readOption, readYesNo } from './read.js';
 
 /** Where the answer stood. */
-export type AnswerSource = 'answer-tag' | 'boxed' | 'phrase' | 'option-letter' | 'final-line' | 'whole';
+export type AnswerSource =
+  | 'answer-tag'
+  | 'boxed'
+  | 'hashes'
+  | 'phrase'
+  | 'option-letter'
+  | 'formula'
+  | 'final-line'
+  | 'whole';
 
 export interface Extracted {
   readonly answer: string;
@@ -18,9 +27,10 @@ export interface ExtractOptions {
 
 /**
  * In this order: `<answer>…</answer>` (the last; it may be unclosed at the end of the text), `\boxed{…}` (the last
- * complete one, braces may nest), "the (final) answer is …" (the last), the final line, the whole text. A marked answer
- * binds: if it does not fit the rule nothing else is tried. Thoughts (`<think>…</think>`) are not answers; a text that
- * ends inside a thought has an answer only if it is tagged. null: no answer.
+ * complete one, braces may nest), `#### …` (GSM8K's marker, the last), "the (final) answer is …" (the last), the final
+ * line, the whole text. A marked answer binds: if it does not fit the rule nothing else is tried. For the rule `latex`
+ * the last formula of the final line stands for it. Thoughts (`<think>…</think>`) are not answers; a text that ends
+ * inside a thought has an answer only if it is tagged. null: no answer.
  */
 export function extract(text: string, options: ExtractOptions = {}): Extracted | null {
   const { rule } = options;
@@ -31,12 +41,19 @@ export function extract(text: string, options: ExtractOptions = {}): Extracted |
   const boxed = lastBoxed(said);
   if (boxed !== null) return marked(boxed, 'boxed');
 
+  const hashes = [...said.matchAll(/^\s*####\s*(\S.*)$/gm)].at(-1);
+  if (hashes !== undefined) return marked(hashes[1]!, 'hashes');
+
   const plain = said.replaceAll('**', '').trim();
   const lines = plain.split('\n').filter((line) => line.trim() !== '');
   const final = tidy(lines.at(-1) ?? '');
   if (final === '') return null;
   const phrase = lastPhrase(plain);
-  if (phrase !== null && (rule === undefined || canRead(phrase, rule))) return { answer: phrase, how: 'phrase' };
+  if (phrase !== null && (rule === undefined || canRead(phrase, rule))) {
+    return { answer: (rule?.kind === 'latex' && formulas(phrase)[0]) || phrase, how: 'phrase' };
+  }
+  const formula = rule?.kind === 'latex' ? formulas(final).at(-1) : undefined;
+  if (formula !== undefined) return { answer: formula, how: 'formula' };
   if (rule?.kind === 'option') {
     const index = readOption(final, rule.choices) ?? readOption(plain, rule.choices);
     if (index !== null) return { answer: String.fromCharCode(65 + index), how: 'option-letter' };
@@ -60,6 +77,8 @@ export function canRead(answer: string, rule: MatchRule): boolean {
       return readOption(answer, rule.choices) !== null;
     case 'box':
       return readBox(answer) !== null;
+    case 'latex':
+      return answer.trim() !== '';
     default:
       return rule satisfies never;
   }
@@ -68,6 +87,13 @@ export function canRead(answer: string, rule: MatchRule): boolean {
 function marked(inner: string, how: AnswerSource): Extracted | null {
   const answer = tidy(inner);
   return answer === '' ? null : { answer, how };
+}
+
+/** What stands between math signs, tidied. */
+function formulas(text: string): string[] {
+  return [...text.matchAll(/\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]/g)].map((hit) =>
+    tidy(hit[1] ?? hit[2] ?? hit[3]!),
+  );
 }
 
 /** Chat control tokens such as <|im_end|> are no part of an answer. */

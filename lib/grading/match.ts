@@ -3,15 +3,23 @@
 import { GalvaniError } from '../errors.js';
 import type { MatchRule } from '../types.js';
 import { type AnswerSource, canRead, extract } from './extract.js';
-import { boxIou, normalise, type ReadNumber, readBox, readNumber, readOption, readYesNo } from './read.js';
+import { latexEqual } from './latex.js';
+import { readNumber, sameNumber } from './number.js';
+import { boxIou, normalise, readBox, readOption, readYesNo } from './read.js';
+import { unitNamed } from './units.js';
 
-/** 'unparsed': there is no answer, or none of the rule's kind. */
-export type Verdict = 'correct' | 'wrong' | 'unparsed';
+/**
+ * 'unparsed': there is no answer, or none of the rule's kind. 'undecided': comparing took longer than its limit; missing
+ * data, never a wrong answer.
+ */
+export type Verdict = 'correct' | 'wrong' | 'unparsed' | 'undecided';
 
 /**
  * - exact: equal after lower-casing, trimming, collapsing whitespace and dropping trailing ".,!?;:".
  * - option: the same choice, named by letter or by text.
- * - number: |prediction − gold| ≤ tolerance (absolute; default 0). A percentage equals its number and its hundredth.
+ * - number: |prediction − gold| ≤ max(tolerance, relative · |gold|), both 0 by default. A percentage equals its number
+ *   and its hundredth; two units of one quantity are converted.
+ * - latex: the same value, list, set, interval, matrix, equation or text, however it is written.
  * - yesno: the same word.
  * - box: IoU with gold ≥ iou.
  *
@@ -29,6 +37,7 @@ export function match(prediction: string | null, gold: string, rule: MatchRule):
   if (prediction === null) return 'unparsed';
   const same = compare(prediction, gold, rule);
   if (same === null) return 'unparsed';
+  if (same === 'undecided') return same;
   return same ? 'correct' : 'wrong';
 }
 
@@ -44,11 +53,13 @@ export function grade(
 
 /**
  * Whether two predictions (extracted answers) say the same under the rule. Where neither can be read their normalised
- * texts are compared; where only one can, they differ. Two missing answers are the same.
+ * texts are compared; where only one can, they differ. Two missing answers are the same. Expressions that could not be
+ * compared within the time limit differ.
  */
 export function sameAnswer(a: string | null, b: string | null, rule: MatchRule): boolean {
   if (a === null || b === null) return a === b;
   const same = compare(a, b, rule);
+  if (same === 'undecided') return false;
   if (same !== null) return same;
   if (canRead(a, rule) !== canRead(b, rule)) return false;
   return normalise(a) === normalise(b);
@@ -70,14 +81,18 @@ export function referenceSame(a: string, b: string): boolean {
 }
 
 /** null: at least one of the two is not of the rule's kind. */
-function compare(a: string, b: string, rule: MatchRule): boolean | null {
+function compare(a: string, b: string, rule: MatchRule): boolean | null | 'undecided' {
   switch (rule.kind) {
     case 'exact': {
       const [x, y] = [normalise(a), normalise(b)];
       return x === '' || y === '' ? null : x === y;
     }
     case 'number':
-      return both(readNumber(a), readNumber(b), (x, y) => sameNumber(x, y, rule.tolerance ?? 0));
+      return both(readNumber(a), readNumber(b), (x, y) =>
+        sameNumber(x, y.unit === null && rule.unit !== undefined ? { ...y, unit: unitNamed(rule.unit) } : y, rule),
+      );
+    case 'latex':
+      return a.trim() === '' || b.trim() === '' ? null : (latexEqual(a, b) ?? 'undecided');
     case 'yesno':
       return both(readYesNo(a), readYesNo(b), (x, y) => x === y);
     case 'option':
@@ -91,15 +106,4 @@ function compare(a: string, b: string, rule: MatchRule): boolean | null {
 
 function both<T>(a: T | null, b: T | null, same: (a: T, b: T) => boolean): boolean | null {
   return a === null || b === null ? null : same(a, b);
-}
-
-function sameNumber(a: ReadNumber, b: ReadNumber, tolerance: number): boolean {
-  if (within(a.value, b.value, tolerance)) return true;
-  if (a.percent === b.percent) return false;
-  return a.percent ? within(a.value / 100, b.value, tolerance) : within(a.value, b.value / 100, tolerance);
-}
-
-/** 1e-12 relative covers the rounding of decimal text to doubles, nothing more. */
-function within(a: number, b: number, tolerance: number): boolean {
-  return Math.abs(a - b) <= tolerance + 1e-12 * Math.max(Math.abs(a), Math.abs(b));
 }

@@ -1,4 +1,5 @@
 /** Reads a value of a declared kind out of a short answer; null when there is none or more than one. */
+import { readNumber, sameNumber } from './number.js';
 
 /** lower-case, trimmed, inner whitespace collapsed, trailing ".,!?;:" dropped. */
 export function normalise(text: string): string {
@@ -9,82 +10,21 @@ export function normalise(text: string): string {
     .replace(/[.,!?;:\s]+$/, '');
 }
 
-/** A number as written: `percent` says that a % sign or the word followed it. */
-export interface ReadNumber {
-  readonly value: number;
-  readonly percent: boolean;
-}
-
-const unsigned = String.raw`(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+`;
-const exponent = String.raw`[eE][+-]?\d+|\s*(?:×|\*|\\times|\\cdot)\s*10\s*\^\s*\{?\s*([+-]?\d+)\s*\}?`;
-const numberPattern = new RegExp(
-  // A sign belongs to the number only where no number, letter or closing bracket stands before it: "5-2" is two numbers.
-  String.raw`(?<![\p{L}\p{N}_.,)\]])(?:(?<![\p{N})\]]\s*)([+-])\s?)?` +
-    String.raw`(${unsigned})(?:(${exponent})|\s*/\s*(\d+(?:\.\d+)?)(?!\s*/\s*\d))?(?![\d_]|\.\d|,\d)(\s*\\?%|\s+percent\b)?`,
-  'gu',
-);
-
-const wordUnits =
-  'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen'.split(
-    ' ',
-  );
-const wordTens = 'twenty thirty forty fifty sixty seventy eighty ninety'.split(' ');
-const wordPattern = new RegExp(
-  String.raw`\b(?:(${wordTens.join('|')})(?:[- ](${wordUnits.slice(1, 10).join('|')}))?|(${wordUnits.join('|')}))\b`,
-  'gi',
-);
-
 /**
- * The one number of an answer: 1,234.5 · -3 · 50 % · 2.5e-3 · 2.5×10^-3 · 3/4 · $12 · "12 cm" · "seven". After "=" only
- * the right side counts. Several different numbers, a ratio "1:2" or a date are none. No LaTeX beyond \times and {,}.
+ * "Yes." · "No, there is none." · an answer with exactly one of the words yes and no; where there is neither, the same
+ * for true and false.
  */
-export function readNumber(text: string): ReadNumber | null {
-  const cleaned = text
-    .replace(/\u2212/g, '-')
-    .replace(/\{,\}/g, ',')
-    .replace(/\\([,;! ])/g, '')
-    .replace(/[$€£¥]/g, ' ');
-  const side = cleaned.slice(cleaned.lastIndexOf('=') + 1);
-  // Digits joined to letters or dots ("r2", "1.2.3") are not numbers, but they are digits: no number word beside them.
-  if (!/\d/.test(side)) return readNumberWord(side);
-  const found = [...side.matchAll(numberPattern)].map(toNumber);
-  const first = found[0];
-  if (first === undefined || !Number.isFinite(first.value) || hasStrayDigits(side)) return null;
-  return found.every((x) => x.value === first.value && x.percent === first.percent) ? first : null;
-}
-
-function toNumber(hit: RegExpMatchArray): ReadNumber {
-  const [, sign, digits, power, powerOfTen, divisor, percent] = hit;
-  let value = Number(digits!.replaceAll(',', ''));
-  if (powerOfTen !== undefined) value = Number(`${value}e${Number(powerOfTen)}`);
-  else if (power !== undefined) value = Number(`${value}${power}`);
-  else if (divisor !== undefined) value /= Number(divisor);
-  return { value: sign === '-' ? -value : value, percent: percent !== undefined };
-}
-
-/** True when digits remain that no number covered, other than inside words such as "r2" or "cm2". */
-function hasStrayDigits(text: string): boolean {
-  const rest = text.replace(numberPattern, ' ').replace(/[\p{L}_][\p{L}\p{N}_]*/gu, ' ');
-  return /\d/.test(rest);
-}
-
-function readNumberWord(text: string): ReadNumber | null {
-  const values = [...text.matchAll(wordPattern)].map(([, tens, unit, small]) => {
-    if (small !== undefined) return wordUnits.indexOf(small.toLowerCase());
-    const ten = 20 + 10 * wordTens.indexOf(tens!.toLowerCase());
-    return ten + (unit === undefined ? 0 : wordUnits.indexOf(unit.toLowerCase()));
-  });
-  const first = values[0];
-  return first !== undefined && values.every((v) => v === first) ? { value: first, percent: false } : null;
-}
-
-/** "Yes." · "No, there is none." · an answer with exactly one of the words yes and no. */
 export function readYesNo(text: string): boolean | null {
-  const lead = /^[\s"'“‘(*]*(yes|no)\b\s*(?:$|[.,;:!)"'”’*\n])/i.exec(text);
-  if (lead) return lead[1]!.toLowerCase() === 'yes';
-  const yes = /\byes\b/i.test(text);
-  const no = /\bno\b/i.test(text);
-  return yes === no ? null : yes;
+  const lead = /^[\s"'“‘(*]*(yes|no|true|false)\b\s*(?:$|[.,;:!)"'”’*\n])/i.exec(text);
+  if (lead) return /^(?:yes|true)$/i.test(lead[1]!);
+  for (const [yes, no] of [
+    [/\byes\b/i, /\bno\b/i],
+    [/\btrue\b/i, /\bfalse\b/i],
+  ] as const) {
+    if (yes.test(text) !== no.test(text)) return yes.test(text);
+    if (yes.test(text)) return null;
+  }
+  return null;
 }
 
 /** Corners in pixels of the image, x1 ≤ x2 and y1 ≤ y2. */
@@ -147,7 +87,13 @@ export function readOption(text: string, choices: readonly string[]): number | n
     (hit) =>
       /[A-Z]/.test(hit[1]!) || !/\s[a-z]/.test(answer.slice(hit.index + hit[0].length)) ? inRange(hit[1]!) : null,
   );
-  const letters = new Set([...labels, ...named].filter((index) => index !== null));
+  // "A. or B": the last letter of an enumeration carries no label of its own.
+  const others = [...answer.matchAll(/(?:\b(?:or|and)\b|[,/&])\s*[([]?([A-Z])[)\]]?(?=\s*(?:$|[.,;]))/g)].map((hit) =>
+    inRange(hit[1]!),
+  );
+  const letters = new Set(
+    [...labels, ...named, ...(labels.length > 0 ? others : [])].filter((index) => index !== null),
+  );
   if (letters.size === 1) return [...letters][0]!;
   if (letters.size > 1) return null;
   return readOptionText(answer, choices);
@@ -158,6 +104,14 @@ function readOptionText(answer: string, choices: readonly string[]): number | nu
   const said = normalise(answer);
   const equal = texts.flatMap((text, index) => (text === said ? [index] : []));
   if (equal.length > 0) return equal.length === 1 ? equal[0]! : null;
+  const number = readNumber(answer);
+  if (number !== null) {
+    // "145" names the choice "145°"; a number that is nobody's names none, though its digits may stand in a text.
+    const values = bareChoices(choices).map((text) => readNumber(text));
+    const same = values.flatMap((value, index) => (value !== null && sameNumber(number, value, {}) ? [index] : []));
+    if (same.length === 1) return same[0]!;
+    if (values.every((value) => value !== null)) return null;
+  }
   if (/\b(?:not|neither|nor|no|none)\b|n['’]t\b/.test(said)) return null;
   // Longer choices first, each blanked once found: "cat" inside "black cat" is not a second choice.
   let rest = said;

@@ -166,7 +166,7 @@ test('complaints name file, line, what was expected and what came', async () => 
     [[{ ...item, answer: undefined }], 'BAD_FILE', /:1: answer: .* got undefined/],
     [[{ ...item, answer: [1, 2, 3] }], 'BAD_FILE', /:1: answer: .* got \[1,2,3\]/],
     [[{ ...item, image: 'images/none.png' }], 'FILE_NOT_FOUND', /:1: image: no such image: .*none\.png/],
-    [[{ ...item, rule: { kind: 'fuzzy' } }], 'BAD_FILE', /:1: rule: expected .* got {"kind":"fuzzy"}/],
+    [[{ ...item, rule: { kind: 'fuzzy' } }], 'BAD_FILE', /:1: rule\.kind: .*Expected 'exact' .* got {"kind":"fuzzy"}/],
     [[{ ...item, rule: { kind: 'box', iou: 2 } }], 'BAD_FILE', /:1: rule\.iou/],
     [[{ ...item, rule: { kind: 'number', tolerance: -1 } }], 'BAD_FILE', /:1: rule\.tolerance/],
     [[{ ...item, choices: ['one'] }], 'BAD_FILE', /:1: choices: expected a list of at least two strings/],

@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { type AnswerSource, extract } from '../../lib/grading/extract.js';
 import { grade, match, referenceSame, sameAnswer, type Verdict } from '../../lib/grading/match.js';
-import { boxIou, readBox, readNumber } from '../../lib/grading/read.js';
+import { readNumber } from '../../lib/grading/number.js';
+import { boxIou, readBox } from '../../lib/grading/read.js';
 import type { MatchRule } from '../../lib/types.js';
 
 const exact: MatchRule = { kind: 'exact' };
@@ -153,7 +154,7 @@ const verdicts: [prediction: string | null, gold: string, rule: MatchRule, verdi
   ['zero', '0', number, 'correct'],
   ['r2', '2', number, 'unparsed'],
   ['1.2.3', '1.2', number, 'unparsed'],
-  ['10^4', '10', number, 'unparsed'],
+  ['10^4', '10', number, 'wrong'],
   ['many', '3', number, 'unparsed'],
   ['07', '7', number, 'correct'],
   ['someone', '1', number, 'unparsed'],
