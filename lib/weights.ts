@@ -179,11 +179,11 @@ export async function verifyFrozen(
   before: string,
   after: string,
   names: readonly string[],
-  options: { readonly signal?: AbortSignal } = {},
+  options: { readonly signal?: AbortSignal; readonly canonicalName?: (name: string) => string } = {},
 ): Promise<{ readonly frozenChanged: readonly string[]; readonly othersUnchanged: readonly string[] }> {
   const checkpoints = [openCheckpoint(before), openCheckpoint(after)] as const;
-  const keys = matchTensors(checkpoints, (name) => name);
-  const known = new Set(keys.map((key) => key.name));
+  const keys = matchTensors(checkpoints, options.canonicalName ?? ((name) => name));
+  const known = new Set(keys.map((key) => key.names[0]!));
   const missing = names.filter((name) => !known.has(name));
   if (missing.length > 0)
     throw new GalvaniError('TENSOR_MISSING', `verifyFrozen: not in ${before}: ${missing.join(', ')}`, {
@@ -192,7 +192,7 @@ export async function verifyFrozen(
   const equal = await withSignal(options.signal, (task) => native().identicalTensors(...checkpoints, keys, task));
   const frozen = new Set(names);
   const pick = (wanted: boolean, isEqual: boolean) =>
-    keys.filter((key, i) => frozen.has(key.name) === wanted && equal[i] === isEqual).map((key) => key.name);
+    keys.map((key) => key.names[0]!).filter((name, i) => frozen.has(name) === wanted && equal[i] === isEqual);
   return { frozenChanged: pick(true, false), othersUnchanged: pick(false, true) };
 }
 

@@ -31,12 +31,15 @@ const commands: readonly (() => Command)[] = [
 export function program(): Command {
   const root = new Command('galvani')
     .description('What did post-training change inside a vision-language model?')
-    .version(packageVersion())
-    .exitOverride()
-    .showHelpAfterError('(add --help for all options)');
-  for (const make of commands)
-    root.addCommand(make().exitOverride().showHelpAfterError('(add --help for all options)'));
-  return root;
+    .version(packageVersion());
+  for (const make of commands) root.addCommand(make());
+  return settle(root);
+}
+
+/** Errors are thrown, not exited on, in subcommands as well. */
+function settle(command: Command): Command {
+  command.commands.forEach(settle);
+  return command.exitOverride().showHelpAfterError('(add --help for all options)');
 }
 
 /** 1: something the user can act on. 2: a fault of ours. 130: stopped by Ctrl-C. */

@@ -165,7 +165,7 @@ function tensorNaming(dir: string, cuts: Cuts): TensorNaming {
 }
 
 /** "decoder.3.q.weight"; the stored name where the family knows no better. */
-function canonicalOf(family: ModelFamily, stored: string): string {
+export function canonicalOf(family: ModelFamily, stored: string): string {
   const { tower, layer, module, part } = family.describeTensor(stored);
   if (tower === 'other' || module === 'other' || part === 'other') return stored;
   return [tower, layer, module, part].filter((piece) => piece !== null).join('.');

@@ -76,7 +76,7 @@ test('every command has a description, --json, and help on its options', () => {
   ];
   const root_ = program();
   expect(root_.commands.map((command) => command.name())).toEqual(commands);
-  for (const command of root_.commands) {
+  for (const command of root_.commands.flatMap((one) => (one.commands.length > 0 ? one.commands : [one]))) {
     expect(command.description().length).toBeGreaterThan(20);
     expect(command.options.map(({ long }) => long)).toContain('--json');
     for (const option of command.options) expect(option.description.length, option.flags).toBeGreaterThan(5);
@@ -124,6 +124,9 @@ describe('errors a person can act on', () => {
     [['attend', base, base, '--items', items], /given twice/],
     [['transfer', base, sft, '--items', items, '--cuts', '6,3'], /expected 0 < mid < late < 9/],
     [['freeze', base, sft, '--region', 'late', '--items', items], /--items needs --full/],
+    [['freeze', 'plan', base, '--region', 'last', '--engine', 'trl'], /expected some of early, mid, late, vision/],
+    [['freeze', 'plan', base, '--region', 'late', '--engine', 'ray'], /Allowed choices are trl, verl, ms-swift/],
+    [['freeze', 'verify', base, sft, '--plan', 'no.json'], /no\.json: no such freeze plan/],
     [['study', 'nowhere.yaml'], /no such study file/],
     [['report', '.'], /not a run directory/],
     [['generate', base, '--prompt', 'zebra ?'], /zebra/],

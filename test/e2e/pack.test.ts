@@ -56,6 +56,7 @@ test('npm pack, install, and the README example', { timeout: 180_000 }, () => {
       'native/device/cuda/cuda.cu',
       'scripts/build-native.cjs',
       'scripts/native-sources.cjs',
+      'templates/freeze/train_trl.py',
     ]),
   );
 
