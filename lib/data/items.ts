@@ -1,7 +1,7 @@
 /**
  * Questions and swap pairs from JSONL.
  *
- * Questions: {"id","task","image"?,"question","answer","description"?,"choices"?,"rule"?}
+ * Questions: {"id","task","image"? | "images"?,"question","answer","description"?,"choices"?,"rule"?}
  * Pairs:     {"id","task","target_image","source_image","prompt","target_answer","source_answer","rule"?}
  * Pairs of the published swapping set: the answers stand in "meta" (target_answer | target_text | target_bbox_xyxy).
  *
@@ -22,8 +22,12 @@ export interface QuestionItem {
   readonly task: string;
   /** Absolute path; absent for text-only questions. */
   readonly image?: string;
+  /** All images in order, where there are several; the first is `image`. */
+  readonly images?: readonly string[];
   readonly question: string;
   readonly answer: string;
+  /** Answers to choose from; the prompt lists them with letters. */
+  readonly choices?: readonly string[];
   /** A text that says what the image shows (METHODS §1d, §3). */
   readonly description?: string;
   readonly rule: MatchRule;
@@ -54,13 +58,23 @@ export interface ReadOptions {
 /** Reads questions from a file, or from `eval.jsonl` of a folder. Ids are unique. */
 export async function readItems(path: string, options: ReadOptions = {}): Promise<QuestionItem[]> {
   const file = (await isFolder(path)) ? join(path, 'eval.jsonl') : path;
+  return itemsOf(readJsonl(resolve(file)), file, options, new Map());
+}
+
+/** Checked questions of rows in our own fields. `seen`: the ids so far, which are added to. */
+export async function itemsOf(
+  rows: AsyncIterable<JsonLine>,
+  file: string,
+  options: ReadOptions,
+  seen: Map<string, JsonLine>,
+): Promise<QuestionItem[]> {
   const items: QuestionItem[] = [];
-  const seen = new Map<string, JsonLine>();
-  for await (const at of readJsonl(resolve(file))) {
+  for await (const at of rows) {
     const id = uniqueId(at, seen);
     const task = text(at, 'task');
-    const image = at.value.image == null ? undefined : await imagePath(at, 'image', options);
+    const images = await imagePaths(at, options);
     const description = at.value.description == null ? undefined : text(at, 'description');
+    const choices = at.value.choices == null ? undefined : choiceList(at, 'choices', at.value.choices);
     const answer = goldAnswer(at, 'answer', at.value.answer);
     items.push({
       id,
@@ -68,7 +82,9 @@ export async function readItems(path: string, options: ReadOptions = {}): Promis
       question: withoutPlaceholder(text(at, 'question')),
       answer: answer.text,
       rule: ruleOf(at, task, answer.isBox, undefined, options),
-      ...(image === undefined ? {} : { image }),
+      ...(images.length === 0 ? {} : { image: images[0]! }),
+      ...(images.length > 1 ? { images } : {}),
+      ...(choices === undefined ? {} : { choices }),
       ...(description === undefined ? {} : { description }),
     });
   }
@@ -253,12 +269,26 @@ function ruleOf(at: JsonLine, task: string, isBox: boolean, iou: unknown, option
     throw lineError(at, `iou_threshold: expected a number in (0, 1], got ${JSON.stringify(iou)}`);
   }
   const { choices } = at.value;
-  if (choices !== undefined) return { kind: 'option', choices: choiceList(at, 'choices', choices) };
+  if (choices != null) return { kind: 'option', choices: choiceList(at, 'choices', choices) };
   return defaultRule(task);
 }
 
-async function imagePath(at: JsonLine, name: string, options: ReadOptions): Promise<string> {
-  const path = resolve(dirname(at.file), text(at, name));
+/** `image`, or the list `images`. */
+async function imagePaths(at: JsonLine, options: ReadOptions): Promise<string[]> {
+  const { image, images } = at.value;
+  if (images == null) return image == null ? [] : [await imagePath(at, 'image', options)];
+  if (!Array.isArray(images) || images.length === 0) {
+    throw lineError(at, `images: expected a list of paths, got ${JSON.stringify(images)}`);
+  }
+  return Promise.all(images.map((_, i) => imagePath(at, 'images', options, i)));
+}
+
+async function imagePath(at: JsonLine, name: string, options: ReadOptions, index?: number): Promise<string> {
+  const value = index === undefined ? text(at, name) : (at.value[name] as readonly unknown[])[index];
+  if (typeof value !== 'string' || value === '') {
+    throw lineError(at, `${name}: expected paths, got ${JSON.stringify(value)}`);
+  }
+  const path = resolve(dirname(at.file), value);
   if (options.checkImages ?? true) {
     try {
       await access(path);
