@@ -117,13 +117,13 @@ struct AttnParams {
   int64_t run_max_stride;
   // Partial states: slot → unnormalised O (D) measured from m; (m, l, t); per segment (m, l).
   float* part_o;        // (slots, D)
-  float* part_state;    // (slots, 4): m, l, t, unused
+  float* part_state;    // (slots, 4): m, l, t, unused; t is 0 unless entropy is wanted (or mass, run_max, part_segment)
   float* part_segment;  // (slots, segments, 2): m, l; null: no masses
   const CombineRow* rows;  // attn_combine, topk_refine: row_count of them
   const AttnPart* parts;
   // topk_refine: the top_k keys of largest weight per captured row, descending, ties to the earlier key of the list.
   int32_t top_k;        // ≤ kMaxTop
-  int32_t unused;
+  int32_t has_edges;    // some program has edges; without it they are not looked at
   int32_t* top_index;   // (capture rows, H, top_k) logical indices, −1 where there are fewer visible keys
   float* top_weight;    // (capture rows, H, top_k) probabilities, 0 there
 };

@@ -10,8 +10,8 @@
 #define DEV_PARAM __grid_constant__
 #define DEV_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 #define DEV_UNROLL _Pragma("unroll")
-// More than 48 KB of shared memory must be asked for; asking is cheap and idempotent. The function pointer is one
-// template argument, so that kernels with commas in their name need no parentheses.
+// More than 48 KB of shared memory must be asked for; asking is cheap and idempotent. A template kernel goes in parentheses,
+// its commas would cut the macro's arguments.
 #define DEV_LAUNCH(kernel, grid, threads, shared, stream, ...) \
   ::galvani::gpu::dev::launch_with(kernel, grid, threads, shared, stream, __VA_ARGS__)
 

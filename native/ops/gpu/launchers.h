@@ -22,4 +22,9 @@ int embed_launch(const EmbedParams& p, void* stream);
 int logits_launch(const LogitsParams& p, void* stream);
 int gemm_mma_launch(const GemmParams& p, void* stream);
 
+// Which instantiation a launch needs. Without statistics there are no masses, entropies and run maxima.
+inline bool wants_statistics(const AttnParams& p) { return p.mass || p.entropy || p.run_max || p.part_segment; }
+// Head edits alone need no table.
+inline bool has_edges(const AttnParams& p) { return p.programs && p.has_edges; }
+
 }  // namespace galvani::gpu
