@@ -28,7 +28,9 @@ attn_mma_kernel(const DEV_PARAM AttnParams p) {
   const AttnItem item = p.items[dev::bid()];
   const PageRun* runs = p.runs + item.run_begin;
 
-  PageRun page[1] = {runs[0]};
+  // Descriptors are read two pages ahead: their latency would otherwise stand before every copy.
+  const int last = item.run_count - 1;
+  PageRun page[1] = {runs[0]}, next = runs[last < 1 ? last : 1];
   unsigned char* q_tile = v_tile(1);  // free until the second page
   load_queries<D, kMmaRows, kThreads>(q_tile, p, item, thread);
   dev::cp_commit();
@@ -47,8 +49,8 @@ attn_mma_kernel(const DEV_PARAM AttnParams p) {
 
   for (int i = 0; i < item.run_count; ++i) {
     const int stage = i & 1;
-    const PageRun next = runs[i + 1 < item.run_count ? i + 1 : i];
-    const bool more = i + 1 < item.run_count;
+    const bool more = i < last;
+    const PageRun after = runs[i + 2 < last ? i + 2 : last];
     dev::cp_wait<1>();  // K of this page
     dev::sync();        // and nobody reads K of the page before any more
     if (more) load_page<D, kThreads>(k_tile(stage ^ 1), p.k, p, next, item.kv_head, thread);
@@ -62,6 +64,7 @@ attn_mma_kernel(const DEV_PARAM AttnParams p) {
     dev::cp_commit();
     tile.values(v_tile(stage), alpha, lane);
     page[0] = next;
+    next = after;
   }
   softmax.total();
   write_rows<D>(p, item, tables, softmax, tile.o, row, lane);

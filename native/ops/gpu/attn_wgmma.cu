@@ -144,22 +144,20 @@ attn_wgmma_kernel(const DEV_PARAM Maps maps, const DEV_PARAM AttnParams p) {
   };
 
   RowSoftmax<kWgmmaRows, kStat, kEdge> softmax(tables, p, item, row, lane);
-  const auto pages_of = [&](int step, PageRun (&page)[2]) {
+  PageRun page[2];
+  const auto read_pages = [&](int step) {
     const PageRun* runs = p.runs + item.run_begin + 2 * step;
+    const bool both = 2 * step + 1 < item.run_count;
     page[0] = runs[0];
-    page[1] = runs[2 * step + 1 < item.run_count ? 1 : 0];
-    if (2 * step + 1 >= item.run_count) page[1].count = 0;
+    page[1] = runs[both ? 1 : 0];
+    if (!both) page[1].count = 0;
   };
   float o[64], s[64], alpha[2];
+  float (&tiles)[16][4] = reinterpret_cast<float (&)[16][4]>(s);
   uint32_t weights[8][4];
   DEV_UNROLL
   for (int i = 0; i < 64; ++i) o[i] = 0.0f;
-  const auto soften = [&](int step) {
-    PageRun page[2];
-    pages_of(step, page);
-    softmax.step(reinterpret_cast<float(&)[16][4]>(s), page, item, 2 * step, alpha);
-  };
-
+  read_pages(0);
   dev::mbar_wait(&shared.q_full, 0);
   dev::mbar_wait(&shared.k_full[0], 0);
   if (consumer == 0) dev::bar_arrive(1, kConsumers);  // the first turn is the first warpgroup's
@@ -169,11 +167,12 @@ attn_wgmma_kernel(const DEV_PARAM Maps maps, const DEV_PARAM AttnParams p) {
   dev::wg_wait<0>();
   dev::wg_touch(s);
   release(&shared.k_empty[0]);
-  soften(0);
+  softmax.step(tiles, page, item, 0, alpha);
   pack_weights(weights, s);
 
   for (int step = 1; step < steps; ++step) {
     const int stage = step % kStages, before = (step - 1) % kStages;
+    read_pages(step);
     dev::mbar_wait(&shared.k_full[stage], step / kStages & 1);
     take_turn();
     multiply_keys(s, q, shared.k[stage]);
@@ -183,7 +182,7 @@ attn_wgmma_kernel(const DEV_PARAM Maps maps, const DEV_PARAM AttnParams p) {
     dev::wg_wait<1>();
     dev::wg_touch(s);
     release(&shared.k_empty[stage]);
-    soften(step);
+    softmax.step(tiles, page, item, 2 * step, alpha);
     dev::wg_wait<0>();
     dev::wg_touch(o);
     release(&shared.v_empty[before]);

@@ -15,13 +15,13 @@
 #define DEV_UNROLL
 // Arguments are copied at the launch, as on a device.
 #define DEV_LAUNCH(kernel, grid, threads, shared, stream, ...)                                   \
-  ((void)(stream), ::galvani::gpu::dev::launch_with([](auto... a) { kernel(a...); }, grid, threads, shared, __VA_ARGS__))
+  ((void)(stream), ::galvani::gpu::dev::launch_with([](const auto&... a) { kernel(a...); }, grid, threads, shared, __VA_ARGS__))
 
 namespace galvani::gpu::dev {
 
 using emu::Grid;
 template <class Kernel, class... Args>
-int launch_with(Kernel kernel, Grid grid, int threads, size_t shared, Args... args) {
+int launch_with(Kernel kernel, Grid grid, int threads, size_t shared, const Args&... args) {
   return emu::launch([=] { kernel(args...); }, grid, threads, shared);
 }
 
