@@ -212,7 +212,11 @@ struct Block {
 };
 
 Block* block = nullptr;
-uint64_t schedule_seed = 0;
+// GALVANI_SCHEDULE=N chooses one for programs that do not: every launch then has another, derived from N.
+uint64_t schedule_seed = [] {
+  const char* text = std::getenv("GALVANI_SCHEDULE");
+  return text ? std::strtoull(text, nullptr, 10) : 0ull;
+}();
 uint64_t launches = 0;
 std::string last_error;
 
