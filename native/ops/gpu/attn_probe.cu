@@ -119,7 +119,7 @@ attn_probe_kernel(const DEV_PARAM ProbeParams probe) {
         if (probe.pattern && row >= 0 && key < run.count)
           probe.pattern[(static_cast<int64_t>(row) * p.heads + item.head) * probe.key_span + item.column0 + key] = weight;
       }
-    dev::sync();  // everyone has read this step's queries and constants
+    dev::sync();  // everyone has read these queries and constants
   }
   if (!probe.key_mass) return;
   DEV_UNROLL
