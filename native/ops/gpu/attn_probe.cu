@@ -93,7 +93,7 @@ attn_probe_kernel(const DEV_PARAM ProbeParams probe) {
     dev::sync();
     if (step == 0) {
       DEV_UNROLL
-      for (int c = 0; c < D / 16; ++c) dev::ldsm4(k[c], a_row<D>(shared, warp * 16, 2 * c, lane));
+      for (int c = 0; c < D / 16; ++c) dev::ldsm4(k[c], shared + TileLayout<D>::moved(a_offset<D>(lane), warp * 16, 2 * c));
     }
     float s[8][4] = {};
     DEV_UNROLL
@@ -101,7 +101,7 @@ attn_probe_kernel(const DEV_PARAM ProbeParams probe) {
       DEV_UNROLL
       for (int n = 0; n < 4; ++n) {
         uint32_t b[4];
-        dev::ldsm4(b, b_row<D>(q_tile(stage), n * 16, 2 * c, lane));
+        dev::ldsm4(b, q_tile(stage) + TileLayout<D>::moved(b_offset<D>(lane), n * 16, 2 * c));
         dev::mma(s[2 * n], k[c], b[0], b[1]);
         dev::mma(s[2 * n + 1], k[c], b[2], b[3]);
       }

@@ -6,6 +6,7 @@ namespace galvani::gpu {
 
 template <int D>
 struct WarpTile {
+  using Layout = TileLayout<D>;
   uint32_t q[D / 16][4];  // A operands of Q·Kᵀ
   float s[8][4];          // scores, then weights, 16 × 64
   float o[D / 8][4];      // 16 × D
@@ -13,7 +14,7 @@ struct WarpTile {
   // Takes this warp's 16 rows of a Q tile, from row0 on.
   DEV_FN void begin(const unsigned char* q_tile, int row0, int lane) {
     DEV_UNROLL
-    for (int k = 0; k < D / 16; ++k) dev::ldsm4(q[k], a_row<D>(q_tile, row0, 2 * k, lane));
+    for (int k = 0; k < D / 16; ++k) dev::ldsm4(q[k], q_tile + Layout::moved(a_offset<D>(lane), row0, 2 * k));
     DEV_UNROLL
     for (int n = 0; n < D / 8; ++n)
       DEV_UNROLL
@@ -31,7 +32,7 @@ struct WarpTile {
       DEV_UNROLL
       for (int n = 0; n < 4; ++n) {
         uint32_t b[4];
-        dev::ldsm4(b, b_row<D>(k_tile, n * 16, 2 * k, lane));
+        dev::ldsm4(b, k_tile + Layout::moved(b_offset<D>(lane), n * 16, 2 * k));
         dev::mma(s[2 * n], q[k], b[0], b[1]);
         dev::mma(s[2 * n + 1], q[k], b[2], b[3]);
       }
@@ -50,7 +51,7 @@ struct WarpTile {
       DEV_UNROLL
       for (int n = 0; n < D / 16; ++n) {
         uint32_t b[4];
-        dev::ldsm4t(b, bt_row<D>(v_tile, k * 16, 2 * n, lane));
+        dev::ldsm4t(b, v_tile + Layout::moved(bt_offset<D>(lane), k * 16, 2 * n));
         dev::mma(o[2 * n], a, b[0], b[1]);
         dev::mma(o[2 * n + 1], a, b[2], b[3]);
       }
@@ -70,16 +71,19 @@ DEV_FN void load_queries(unsigned char* tile, const AttnParams& p, const AttnIte
   }
 }
 
-// Starts copying the keys (or values) of a run into a tile of 64 rows; slots it does not name become zeros.
+// Starts copying the keys (or values) of a run into a tile of 64 rows; slots it does not name become zeros (their
+// addresses are not read).
 template <int D, int kThreads>
 DEV_FN void load_page(unsigned char* tile, const bf16* arena, const AttnParams& p, const PageRun& run, int kv_head,
                       int thread) {
   constexpr int kChunks = TileLayout<D>::kChunks;
+  static_assert(kPageKeys * kChunks % kThreads == 0);
   const bf16* from = arena + (page_row(p, run.page, kv_head) + run.first) * D;
-  for (int i = thread; i < kPageKeys * kChunks; i += kThreads) {
+  DEV_UNROLL
+  for (int j = 0; j < kPageKeys * kChunks / kThreads; ++j) {
+    const int i = thread + j * kThreads;
     const int row = i / kChunks, chunk = i % kChunks;
-    const bool ok = row < run.count;
-    dev::cp16(tile + TileLayout<D>::offset(row, chunk), from + (ok ? row * D : 0) + chunk * 8, ok);
+    dev::cp16(tile + TileLayout<D>::offset(row, chunk), from + i * 8, row < run.count);
   }
 }
 

@@ -31,27 +31,31 @@ struct TileLayout {
   static_assert(D % 16 == 0 && (kSwizzled || kRowBytes / 16 % 2 == 1));
   // Byte offset of chunk c of a row.
   static DEV_FN int offset(int row, int c) { return row * kRowBytes + ((kSwizzled ? c ^ (row & 7) : c) << 4); }
+  // The same place in the block that starts `rows` (a multiple of 8) further down and `chunks` (even; the offset's own
+  // chunk is 0 or 1) further right. A kernel computes a lane's offset once and moves it by constants.
+  static DEV_FN int moved(int offset, int rows, int chunks) {
+    return (kSwizzled ? offset ^ (chunks << 4) : offset + (chunks << 4)) + rows * kRowBytes;
+  }
 };
 
-// Row addresses for ldmatrix x4 of a 16×16 block with its first row and first chunk given:
+// Offsets of the rows a lane names to ldmatrix x4 for the 16×16 block at the tile's start; `moved` gives the others.
 // A operand of rows × k: matrices (rows 0–7, k 0–7), (rows 8–15, k 0–7), (rows 0–7, k 8–15), (rows 8–15, k 8–15).
 template <int D>
-DEV_FN const unsigned char* a_row(const unsigned char* tile, int row0, int chunk0, int lane) {
-  return tile + TileLayout<D>::offset(row0 + (lane & 15), chunk0 + (lane >> 4));
+DEV_FN int a_offset(int lane) {
+  return TileLayout<D>::offset(lane & 15, lane >> 4);
 }
 // B operands of two neighbouring n8 tiles from a K-major tile (rows are n, as keys in Q·Kᵀ): registers {b0, b1} of the
 // first tile, then of the second.
 template <int D>
-DEV_FN const unsigned char* b_row(const unsigned char* tile, int row0, int chunk0, int lane) {
-  return tile + TileLayout<D>::offset(row0 + (lane & 7) + ((lane >> 4) << 3), chunk0 + ((lane >> 3) & 1));
+DEV_FN int b_offset(int lane) {
+  return TileLayout<D>::offset((lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1);
 }
 // B operands of two neighbouring n8 tiles from an N-major tile (rows are k, as keys in P·V), through the transposed
-// ldmatrix: {b0, b1} of the columns of chunk0, then of chunk0 + 1.
+// ldmatrix: {b0, b1} of the columns of chunk 0, then of chunk 1.
 template <int D>
-DEV_FN const unsigned char* bt_row(const unsigned char* tile, int row0, int chunk0, int lane) {
-  return tile + TileLayout<D>::offset(row0 + (lane & 15), chunk0 + (lane >> 4));
+DEV_FN int bt_offset(int lane) {
+  return TileLayout<D>::offset(lane & 15, lane >> 4);
 }
-
 
 // Sum and maximum over the four lanes that share an accumulator row.
 DEV_FN float quad_sum(float v) {

@@ -55,6 +55,12 @@ void layout() {
       EXPECT(at % 16 == 0 && at >= row * Layout::kRowBytes && at + 16 <= (row + 1) * Layout::kRowBytes, name);
       EXPECT(seen.insert(at).second, name + ": two chunks at one place");
     }
+  for (int row = 0; row < 8; ++row)
+    for (int first = 0; first < 2; ++first)
+      for (int rows = 0; rows + row < 64; rows += 8)
+        for (int chunks = 0; chunks + first < Layout::kChunks; chunks += 2)
+          EXPECT(Layout::moved(Layout::offset(row, first), rows, chunks) == Layout::offset(row + rows, first + chunks),
+                 name + ": moved");
   for (int row0 = 0; row0 < 64; row0 += 8)
     for (int c = 0; c < Layout::kChunks; ++c) {
       std::set<int> columns;
@@ -70,7 +76,7 @@ struct Matrices {
   float* wb;       // (16, D) = w·b over the 64 rows of b, w = bf16(ab)
 };
 
-// Both products of attention with one warp: the operands come through a_row, b_row and bt_row, and the accumulators of
+// Both products of attention with one warp: the operands come through a_offset, b_offset and bt_offset, and the accumulators of
 // the first are the A operand of the second.
 template <int D>
 DEV_KERNEL(32, 1)
@@ -89,10 +95,10 @@ products(const DEV_PARAM Matrices p) {
   float s[8][4] = {}, o[D / 8][4] = {};
   for (int k = 0; k < D / 16; ++k) {
     uint32_t a[4];
-    dev::ldsm4(a, a_row<D>(a_tile, 0, 2 * k, lane));
+    dev::ldsm4(a, a_tile + TileLayout<D>::moved(a_offset<D>(lane), 0, 2 * k));
     for (int n = 0; n < 4; ++n) {
       uint32_t b[4];
-      dev::ldsm4(b, b_row<D>(b_tile, 16 * n, 2 * k, lane));
+      dev::ldsm4(b, b_tile + TileLayout<D>::moved(b_offset<D>(lane), 16 * n, 2 * k));
       dev::mma(s[2 * n], a, b[0], b[1]);
       dev::mma(s[2 * n + 1], a, b[2], b[3]);
     }
@@ -102,7 +108,7 @@ products(const DEV_PARAM Matrices p) {
                            dev::pack(s[2 * k + 1][0], s[2 * k + 1][1]), dev::pack(s[2 * k + 1][2], s[2 * k + 1][3])};
     for (int n = 0; n < D / 16; ++n) {
       uint32_t b[4];
-      dev::ldsm4t(b, bt_row<D>(b_tile, 16 * k, 2 * n, lane));
+      dev::ldsm4t(b, b_tile + TileLayout<D>::moved(bt_offset<D>(lane), 16 * k, 2 * n));
       dev::mma(o[2 * n], a, b[0], b[1]);
       dev::mma(o[2 * n + 1], a, b[2], b[3]);
     }
