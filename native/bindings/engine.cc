@@ -119,14 +119,13 @@ EditOp to_op(const std::string& name, const std::string& where) {
 }
 
 Measure to_measure(const std::string& name, const std::string& where) {
-  static const std::pair<const char*, Measure> table[] = {{"value", Measure::kValue},
-                                                          {"mass", Measure::kMass},
-                                                          {"entropy", Measure::kEntropy},
-                                                          {"lse", Measure::kLse},
-                                                          {"keyMass", Measure::kKeyMass}};
+  static const std::pair<const char*, Measure> table[] = {
+      {"value", Measure::kValue},    {"mass", Measure::kMass},       {"entropy", Measure::kEntropy},
+      {"lse", Measure::kLse},        {"keyMass", Measure::kKeyMass}, {"topKeys", Measure::kTopKeys},
+      {"pattern", Measure::kPattern}};
   for (const auto& [text, measure] : table)
     if (name == text) return measure;
-  bad_argument(where, "value, mass, entropy, lse or keyMass");
+  bad_argument(where, "value, mass, entropy, lse, keyMass, topKeys or pattern");
 }
 
 Edit to_edit(Napi::Value value, const std::string& where) {
@@ -163,6 +162,7 @@ Edit to_edit(Napi::Value value, const std::string& where) {
   e.prefill = f.boolean("prefill", true);
   e.decode = f.boolean("decode", true);
   e.measure = to_measure(f.string("measure", "value"), f.where("measure"));
+  e.top_k = f.small("k", 0);
   e.capture = f.small("capture", -1);
   return e;
 }
@@ -272,6 +272,7 @@ Napi::Value to_js(Napi::Env env, const Response& response) {
       Napi::Object capture = Napi::Object::New(env);
       capture.Set("shape", js_numbers(env, trial.captures[c].shape));
       capture.Set("data", js_float32(env, trial.captures[c].data.data(), trial.captures[c].data.size()));
+      if (trial.captures[c].keys) capture.Set("keys", js_int32(env, *trial.captures[c].keys));
       captures.Set(static_cast<uint32_t>(c), capture);
     }
     out.Set("captures", captures);

@@ -30,6 +30,14 @@ int32_t size(const Fields& f, const char* name, int64_t least = 0) {
   return static_cast<int32_t>(value);
 }
 
+const int32_t* ints(const Fields& f, const char* name, int64_t count) {
+  const Napi::Int32Array array = f.int32(name);
+  if (static_cast<int64_t>(array.ElementLength()) != count)
+    throw Error(Code::kBadArgument, f.where(name) + ": expected " + std::to_string(count) + " integers, got " +
+                                        std::to_string(array.ElementLength()));
+  return array.Data();
+}
+
 const uint8_t* classes(const Fields& f, const char* name, int64_t count, int64_t limit) {
   const Napi::Uint8Array array = to_uint8(f.value(name), f.where(name));
   if (static_cast<int64_t>(array.ElementLength()) != count) bad_argument(f.where(name), "one class each");
@@ -86,8 +94,7 @@ class NativeOps : public Napi::ObjectWrap<NativeOps> {
       const int64_t dims = shape.head_dim, keys = size(f, "keys"), width = int64_t{shape.heads} * dims;
       const int32_t rows = size(f, "rows");
       const float *k = floats(f, "k", shape.kv_heads * keys * dims), *v = floats(f, "v", shape.kv_heads * keys * dims);
-      const Napi::Int32Array limit = f.int32("limit"), cuts = f.int32("runs");
-      if (static_cast<int64_t>(limit.ElementLength()) != rows) bad_argument(f.where("limit"), "one limit per row");
+      const Napi::Int32Array cuts = f.int32("runs");
       if (cuts.ElementLength() % 3) bad_argument(f.where("runs"), "[first, count, segment] each");
 
       const int32_t segments = f.has("segments") ? size(f, "segments") : 0;
@@ -116,29 +123,42 @@ class NativeOps : public Napi::ObjectWrap<NativeOps> {
         const int64_t cells = static_cast<int64_t>(table.size());
         const float *gamma = floats(e, "gamma", cells), *beta = floats(e, "beta", cells);
         const uint8_t* blocked = classes(e, "blocked", cells, 2);
-        for (int64_t i = 0; i < cells; ++i) table[i] = {gamma[i], beta[i], blocked[i] != 0};
+        const float* post = optional_floats(e, "post", cells);
+        for (int64_t i = 0; i < cells; ++i) table[i] = {gamma[i], beta[i], blocked[i] != 0, post ? post[i] : 1.0f};
         edits = {classes(e, "headClass", shape.heads, head_classes), classes(e, "rowClass", rows, row_classes),
                  static_cast<int32_t>(row_classes), table.data(), static_cast<int32_t>(count)};
       }
+      const HeadEdits heads{optional_floats(f, "headScale", shape.heads), optional_floats(f, "headAdd", width)};
+      const int64_t pairs = int64_t{rows} * shape.heads;
       AttentionCapture capture;
       capture.segments = segments;
-      capture.mass = optional_floats(f, "mass", int64_t{rows} * shape.heads * segments);
-      capture.entropy = optional_floats(f, "entropy", int64_t{rows} * shape.heads);
-      capture.lse = optional_floats(f, "lse", int64_t{rows} * shape.heads);
+      capture.mass = optional_floats(f, "mass", pairs * segments);
+      capture.entropy = optional_floats(f, "entropy", pairs);
+      capture.lse = optional_floats(f, "lse", pairs);
       capture.key_mass = optional_floats(f, "keyMass", shape.heads * keys);
       capture.key_span = keys;
-      const bool captures = capture.mass || capture.entropy || capture.lse || capture.key_mass;
+      capture.pattern = optional_floats(f, "pattern", pairs * keys);
+      if (f.has("topK")) {
+        capture.top_k = size(f, "topK", 1);
+        capture.top_index = const_cast<int32_t*>(ints(f, "topIndex", pairs * capture.top_k));
+        capture.top_weight = floats(f, "topWeight", pairs * capture.top_k);
+      }
+      const bool captures = capture.mass || capture.entropy || capture.lse || capture.key_mass || capture.pattern ||
+                            capture.top_index;
 
-      const AttentionItem item{floats(f, "q", rows * width),
-                               width,
-                               floats(f, "out", rows * width),
-                               width,
-                               limit.Data(),
-                               rows,
-                               runs.data(),
-                               static_cast<int32_t>(count),
-                               table.empty() ? nullptr : &edits,
-                               captures ? &capture : nullptr};
+      AttentionItem item{};
+      item.q = floats(f, "q", rows * width);
+      item.q_stride = width;
+      item.out = floats(f, "out", rows * width);
+      item.out_stride = width;
+      item.limit = ints(f, "limit", rows);
+      item.low = f.has("low") ? ints(f, "low", rows) : nullptr;
+      item.rows = rows;
+      item.runs = runs.data();
+      item.run_count = static_cast<int32_t>(count);
+      item.edits = table.empty() ? nullptr : &edits;
+      item.head_edits = heads.scale || heads.add ? &heads : nullptr;
+      item.capture = captures ? &capture : nullptr;
       attention(shape, &item, 1, *pool_);
       return info.Env().Undefined();
     });

@@ -11,7 +11,7 @@
 namespace galvani {
 namespace {
 
-// The edits of one block at attn_logits as the table that attention reads.
+// The edits of one block at attn_logits and pattern as the table that attention reads.
 struct EditTable {
   std::vector<uint8_t> head_class, row_class;
   std::vector<ScoreEdit> table;
@@ -22,14 +22,14 @@ struct EditTable {
 uint8_t class_of(std::map<std::string, uint8_t>& classes, const std::string& members) {
   const auto [it, fresh] = classes.try_emplace(members, static_cast<uint8_t>(classes.size()));
   if (classes.size() > 255)
-    throw Error(Code::kUnsupported, "attn_logits: more than 255 distinct combinations of edits in one run");
+    throw Error(Code::kUnsupported, "attn_logits, pattern: more than 255 distinct combinations of edits in one run");
   return it->second;
 }
 
 std::unique_ptr<EditTable> score_edits(const Block& block, const std::vector<KeyRun>& runs, int32_t heads) {
   std::vector<const Edit*> edits;
   for (const BoundEdit& bound : block.edits)
-    if (bound.edit->site == Site::kAttnLogits) edits.push_back(bound.edit);
+    if (bound.edit->at_edges()) edits.push_back(bound.edit);
   if (edits.empty()) return nullptr;
   auto made = std::make_unique<EditTable>();
   std::map<std::string, uint8_t> head_classes, row_classes;
@@ -55,6 +55,10 @@ std::unique_ptr<EditTable> score_edits(const Block& block, const std::vector<Key
           bool hit = edits[e]->keys.empty();
           for (const RowRanges& span : edits[e]->keys) hit = hit || contains(span, runs[run].index);
           if (!hit) continue;
+          if (edits[e]->site == Site::kPattern) {
+            cell.post *= edits[e]->op == EditOp::kZero ? 0.0f : edits[e]->scalar;
+            continue;
+          }
           switch (edits[e]->op) {
             case EditOp::kKnockout:
               cell.blocked = true;
@@ -78,164 +82,180 @@ std::unique_ptr<EditTable> score_edits(const Block& block, const std::vector<Key
   return made;
 }
 
+// What one capture reads of a block: its rows, and room for what it measures.
+struct Reading {
+  CaptureSink* sink;
+  std::vector<int32_t> row;  // (full) AttentionCapture::row
+  int64_t rows = 0;
+  std::vector<float> values;  // what is measured; of the top keys their probabilities
+  std::vector<int32_t> keys;  // the top keys
+};
+
 // One attention item and everything its pointers point to.
 struct Job {
+  const Block* block;
   KeyRuns runs;
   std::unique_ptr<EditTable> edits;
   std::vector<int32_t> cuts, segment_of, limit;
-  AttentionCapture capture;
-  std::vector<uint8_t> wanted;
-  std::vector<float> mass, entropy, lse, key_mass, scratch;
+  int32_t segments = 0;
+  std::vector<Reading> readings;
+  std::vector<AttentionCapture> captures;
 };
 
 // Mass captures of a block share one partition of the keys; each span is then a sum of its parts.
-void add_segments(Job& job, const std::vector<CaptureSink*>& sinks) {
-  std::vector<int32_t> cuts = job.cuts;
-  for (const CaptureSink* sink : sinks)
-    for (const RowRanges& span : sink->edit().keys)
-      for (const RowRange& range : span) {
-        cuts.push_back(range.begin);
-        if (range.end != kOpenEnd) cuts.push_back(range.end);
-      }
-  std::sort(cuts.begin(), cuts.end());
-  cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
-  job.cuts = cuts;
+void add_segments(Job& job) {
+  std::vector<const RowRanges*> spans;
+  for (const Reading& reading : job.readings)
+    if (reading.sink->edit().measure == Measure::kMass)
+      for (const RowRanges& span : reading.sink->edit().keys) spans.push_back(&span);
+  if (spans.empty()) {
+    job.segment_of.assign(job.cuts.size() + 1, 0);
+    return;
+  }
+  for (const RowRanges* span : spans)
+    for (const RowRange& range : *span) {
+      job.cuts.push_back(range.begin);
+      if (range.end != kOpenEnd) job.cuts.push_back(range.end);
+    }
+  std::sort(job.cuts.begin(), job.cuts.end());
+  job.cuts.erase(std::unique(job.cuts.begin(), job.cuts.end()), job.cuts.end());
   // Intervals that belong to the same spans of every capture are one segment.
   std::map<std::string, int32_t> segments;
-  job.segment_of.clear();
-  for (size_t i = 0; i <= cuts.size(); ++i) {
-    const int32_t key = i == 0 ? (cuts.empty() || cuts[0] > 0 ? 0 : -1) : cuts[i - 1];
+  for (size_t i = 0; i <= job.cuts.size(); ++i) {
+    const int32_t key = i == 0 ? (job.cuts.empty() || job.cuts[0] > 0 ? 0 : -1) : job.cuts[i - 1];
     std::string members;
-    for (const CaptureSink* sink : sinks)
-      for (const RowRanges& span : sink->edit().keys) members.push_back(key >= 0 && contains(span, key));
+    for (const RowRanges* span : spans) members.push_back(key >= 0 && contains(*span, key));
     job.segment_of.push_back(segments.try_emplace(members, static_cast<int32_t>(segments.size())).first->second);
   }
-  job.capture.segments = static_cast<int32_t>(segments.size());
+  job.segments = static_cast<int32_t>(segments.size());
 }
 
-bool measures_attention(const CaptureSink* sink) { return sink->edit().site == Site::kAttnLogits; }
+// Keys that a row of the block may see: columns of key mass and patterns.
+int64_t key_span(const Block& block) { return block.prefix ? block.rows[0] + 1 : block.prompt_rows; }
+
+AttentionCapture prepare(Reading& reading, const Job& job, int64_t heads) {
+  const Edit& edit = reading.sink->edit();
+  AttentionCapture capture;
+  capture.row = reading.row.data();
+  capture.key_span = key_span(*job.block);
+  const auto room = [&](int64_t count) {
+    reading.values.resize(count);
+    return reading.values.data();
+  };
+  switch (edit.measure) {
+    case Measure::kMass:
+      capture.segments = job.segments;
+      capture.mass = room(reading.rows * heads * job.segments);
+      break;
+    case Measure::kEntropy:
+      capture.entropy = room(reading.rows * heads);
+      break;
+    case Measure::kLse:
+      capture.lse = room(reading.rows * heads);
+      break;
+    case Measure::kKeyMass:
+      capture.key_mass = room(heads * capture.key_span);
+      break;
+    case Measure::kPattern:
+      capture.pattern = room(reading.rows * heads * capture.key_span);
+      break;
+    case Measure::kTopKeys:
+      capture.top_k = edit.top_k;
+      capture.top_weight = room(reading.rows * heads * edit.top_k);
+      reading.keys.resize(reading.values.size());
+      capture.top_index = reading.keys.data();
+      break;
+    case Measure::kValue:
+      throw Error(Code::kInternal, "attn_logits: not a read-out of attention");
+  }
+  return capture;
+}
+
+// Probability per wanted span, (H, spans), from one row's probability per segment.
+std::vector<float> span_masses(const Job& job, const Edit& edit, const float* mass, int32_t heads) {
+  std::vector<float> sums(heads * edit.keys.size(), 0.0f);
+  for (size_t s = 0; s < edit.keys.size(); ++s) {
+    std::vector<uint8_t> part(job.segments, 0);
+    for (size_t i = 1; i <= job.cuts.size(); ++i)
+      if (contains(edit.keys[s], job.cuts[i - 1])) part[job.segment_of[i]] = 1;
+    for (int32_t h = 0; h < heads; ++h)
+      for (int32_t g = 0; g < job.segments; ++g)
+        if (part[g]) sums[h * edit.keys.size() + s] += mass[h * job.segments + g];
+  }
+  return sums;
+}
+
+void hand_over(const Reading& reading, const Job& job, int32_t layer, int32_t heads) {
+  if (reading.rows == 0) return;
+  CaptureSink& sink = *reading.sink;
+  const Edit& edit = sink.edit();
+  if (edit.measure == Measure::kKeyMass) {
+    sink.add_key_mass(layer, reading.values.data(), heads, key_span(*job.block), reading.rows);
+    return;
+  }
+  const int64_t size = static_cast<int64_t>(reading.values.size()) / reading.rows;
+  for (int64_t r = 0; r < reading.rows; ++r) {
+    const float* row = reading.values.data() + r * size;
+    if (edit.measure == Measure::kMass)
+      sink.add_heads(layer, span_masses(job, edit, row, heads).data(), heads, static_cast<int64_t>(edit.keys.size()));
+    else if (edit.measure == Measure::kTopKeys)
+      sink.add_top_keys(layer, reading.keys.data() + r * size, row, heads, edit.top_k);
+    else
+      sink.add_heads(layer, row, heads, size / heads);
+  }
+}
 
 }  // namespace
 
 void attend(const DecoderConfig& config, const KvArena& arena, const LayerInput& in, const float* q, float* z,
             ThreadPool& pool) {
-  const std::vector<Block>& blocks = *in.blocks;
   const int32_t H = config.heads, D = config.head_dim;
   const int64_t HD = int64_t{H} * D;
   std::vector<std::unique_ptr<Job>> jobs;
   std::vector<AttentionItem> items;
-  struct Pending {
-    Job* job;
-    const Block* block;
-    std::vector<CaptureSink*> sinks;
-    bool key_mass;
-  };
-  std::vector<Pending> pending;
-
-  auto add_item = [&](const Block& block, const std::vector<CaptureSink*>& sinks, bool key_mass, bool writes) {
-    auto job = std::make_unique<Job>();
-    job->cuts = *block.cuts;
-    job->segment_of.assign(job->cuts.size() + 1, 0);
-    if (!sinks.empty()) add_segments(*job, sinks);
-    if (block.prefix) {
-      job->runs.build(arena, *block.prefix, job->cuts, job->segment_of);
-      job->runs.append(arena, *block.keys, job->cuts, job->segment_of);
-    } else {
-      job->runs.build(arena, *block.keys, job->cuts, job->segment_of);
+  for (const Block& block : *in.blocks) {
+    if (block.full == 0) continue;
+    jobs.push_back(std::make_unique<Job>());
+    Job& job = *jobs.back();
+    job.block = &block;
+    job.cuts = *block.cuts;
+    job.limit.assign(block.rows.begin(), block.rows.begin() + block.full);
+    for (CaptureSink* sink : block.captures) {
+      if (sink->edit().site != Site::kAttnLogits) continue;
+      Reading reading{sink, {}, 0, {}, {}};
+      for (int32_t row : job.limit)
+        reading.row.push_back(contains(sink->edit().rows, row) ? static_cast<int32_t>(reading.rows++) : -1);
+      if (reading.rows > 0) job.readings.push_back(std::move(reading));
     }
-    const std::vector<KeyRun>& runs = job->runs.finish();
-    job->limit.assign(block.rows.begin(), block.rows.begin() + block.full);
-    job->edits = score_edits(block, runs, H);
+    add_segments(job);
+    if (block.prefix) {
+      job.runs.build(arena, *block.prefix, job.cuts, job.segment_of);
+      job.runs.append(arena, *block.keys, job.cuts, job.segment_of);
+    } else {
+      job.runs.build(arena, *block.keys, job.cuts, job.segment_of);
+    }
+    const std::vector<KeyRun>& runs = job.runs.finish();
+    job.edits = score_edits(block, runs, H);
+    for (Reading& reading : job.readings) job.captures.push_back(prepare(reading, job, H));
+
     AttentionItem item{};
     item.q = q + block.full_begin * HD;
     item.q_stride = HD;
+    item.out = z + block.full_begin * HD;
+    item.out_stride = HD;
     item.rows = block.full;
-    item.limit = job->limit.data();
+    item.limit = job.limit.data();
     item.runs = runs.data();
     item.run_count = static_cast<int32_t>(runs.size());
-    item.edits = job->edits ? &job->edits->view : nullptr;
-    item.out_stride = HD;
-    if (writes) {
-      item.out = z + block.full_begin * HD;
-    } else {
-      job->scratch.resize(block.full * HD);
-      item.out = job->scratch.data();
-    }
-    if (!sinks.empty()) {
-      if (key_mass) {
-        for (int32_t r = 0; r < block.full; ++r) job->wanted.push_back(contains(sinks[0]->edit().rows, block.rows[r]));
-        const int64_t span = block.prefix ? block.rows[0] + 1 : block.prompt_rows;
-        job->key_mass.assign(H * span, 0.0f);
-        job->capture.wanted = job->wanted.data();
-        job->capture.key_mass = job->key_mass.data();
-        job->capture.key_span = span;
-      } else {
-        job->mass.resize(int64_t{block.full} * H * job->capture.segments);
-        job->entropy.resize(int64_t{block.full} * H);
-        job->lse.resize(int64_t{block.full} * H);
-        job->capture.mass = job->mass.data();
-        job->capture.entropy = job->entropy.data();
-        job->capture.lse = job->lse.data();
-      }
-      item.capture = &job->capture;
-      pending.push_back({job.get(), &block, sinks, key_mass});
-    }
+    item.edits = job.edits ? &job.edits->view : nullptr;
+    item.capture = job.captures.empty() ? nullptr : job.captures.data();
+    item.captures = static_cast<int32_t>(job.captures.size());
     items.push_back(item);
-    jobs.push_back(std::move(job));
-  };
-
-  for (const Block& block : blocks) {
-    if (block.full == 0) continue;
-    std::vector<CaptureSink*> row_sinks, key_sinks;
-    for (CaptureSink* sink : block.captures) {
-      if (!measures_attention(sink)) continue;
-      if (block.prefix && !contains(sink->edit().rows, block.rows[0])) continue;
-      (sink->edit().measure == Measure::kKeyMass ? key_sinks : row_sinks).push_back(sink);
-    }
-    add_item(block, row_sinks, false, true);
-    // Key mass averages over its own rows, so each such capture is a pass of its own over those rows.
-    for (CaptureSink* sink : key_sinks) add_item(block, {sink}, true, false);
   }
   const AttentionShape shape{H, config.kv_heads, D, 1.0f / std::sqrt(static_cast<float>(D))};
   attention(shape, items.data(), static_cast<int64_t>(items.size()), pool);
-
-  for (const Pending& done : pending) {
-    const Block& block = *done.block;
-    const Job& job = *done.job;
-    const int32_t segments = job.capture.segments;
-    if (done.key_mass) {
-      const int64_t rows = std::count(job.wanted.begin(), job.wanted.end(), 1);
-      if (rows > 0) done.sinks[0]->add_key_mass(in.layer, job.key_mass.data(), H, job.capture.key_span, rows);
-      continue;
-    }
-    for (CaptureSink* sink : done.sinks) {
-      const Edit& edit = sink->edit();
-      // Which segments make up each wanted span.
-      std::vector<std::vector<uint8_t>> of_span(edit.keys.size(), std::vector<uint8_t>(segments, 0));
-      for (size_t s = 0; s < edit.keys.size(); ++s)
-        for (size_t i = 1; i <= job.cuts.size(); ++i)
-          if (contains(edit.keys[s], job.cuts[i - 1])) of_span[s][job.segment_of[i]] = 1;
-      std::vector<float> row_mass(H * edit.keys.size());
-      for (int32_t r = 0; r < block.full; ++r) {
-        if (!contains(edit.rows, block.rows[r])) continue;
-        if (edit.measure == Measure::kEntropy) {
-          sink->add_heads(in.layer, job.entropy.data() + int64_t{r} * H, H, 1);
-        } else if (edit.measure == Measure::kLse) {
-          sink->add_heads(in.layer, job.lse.data() + int64_t{r} * H, H, 1);
-        } else {
-          const float* mass = job.mass.data() + int64_t{r} * H * segments;
-          for (int32_t h = 0; h < H; ++h)
-            for (size_t s = 0; s < edit.keys.size(); ++s) {
-              float sum = 0.0f;
-              for (int32_t g = 0; g < segments; ++g)
-                if (of_span[s][g]) sum += mass[h * segments + g];
-              row_mass[h * edit.keys.size() + s] = sum;
-            }
-          sink->add_heads(in.layer, row_mass.data(), H, static_cast<int64_t>(edit.keys.size()));
-        }
-      }
-    }
-  }
+  for (const auto& job : jobs)
+    for (const Reading& reading : job->readings) hand_over(reading, *job, in.layer, H);
 }
 
 }  // namespace galvani

@@ -1,5 +1,5 @@
-// Attention of all blocks of a layer pass in one call: interventions at attn_logits become score tables, read-outs
-// become segments of the keys, and what was read goes to the captures.
+// Attention of all blocks of a layer pass in one call: interventions at attn_logits and pattern become tables of edits,
+// read-outs become segments of the keys, and what was read goes to the captures.
 #pragma once
 #include "model/decoder.h"
 

@@ -99,6 +99,7 @@ std::string Edit::content() const {
   append(bytes, seed);
   append(bytes, source_rows);
   append(bytes, measure);
+  append(bytes, top_k);
   append(bytes, vector ? static_cast<int64_t>(vector->size()) : int64_t{-1});
   if (vector) bytes.append(reinterpret_cast<const char*>(vector->data()), vector->size() * sizeof(float));
   return bytes;

@@ -14,7 +14,9 @@
 namespace galvani {
 
 enum class EditOp : uint8_t { kZero, kMean, kResample, kPatch, kAdd, kScale, kKnockout, kCapture };
-enum class Measure : uint8_t { kValue, kMass, kEntropy, kLse, kKeyMass };
+enum class Measure : uint8_t { kValue, kMass, kEntropy, kLse, kKeyMass, kTopKeys, kPattern };
+
+inline constexpr int32_t kMaxTopKeys = 32;  // of one row and head; the same on a GPU (gpu::kMaxTop)
 
 inline constexpr int32_t kOpenEnd = std::numeric_limits<int32_t>::max();
 
@@ -41,8 +43,8 @@ struct Edit {
   Tower tower = Tower::kDecoder;
   std::vector<int32_t> layers;                       // sorted
   std::vector<int32_t> heads;                        // empty: all
-  RowRanges rows;                                    // rows acted on; query rows at attn_logits
-  std::vector<RowRanges> keys;                       // attn_logits: edits use their union, captures one column each
+  RowRanges rows;                                    // rows acted on; query rows at attn_logits, pattern
+  std::vector<RowRanges> keys;                       // there: edits use their union, captures one column each
   std::shared_ptr<const std::vector<float>> vector;  // add, mean: (width) or (heads·D)
   float scalar = 0.0f;                               // add, scale
   int32_t source = -1;                               // trial index of the source run: patch, resample, mean
@@ -51,10 +53,13 @@ struct Edit {
   bool prefill = true;
   bool decode = true;
   Measure measure = Measure::kValue;
+  int32_t top_k = 0;     // topKeys
   int32_t capture = -1;  // slot in the trial's captures
 
   bool at_layer(int32_t layer) const;
   bool captures() const { return op == EditOp::kCapture; }
+  // Acts inside attention, on single (query, key) pairs.
+  bool at_edges() const { return site == Site::kAttnLogits || site == Site::kPattern; }
   // A mean over the run's own rows: the rows of its span depend on each other.
   bool own_mean() const { return op == EditOp::kMean && !vector && source < 0; }
   // Everything but layers, source trial and phase, as bytes: equal contents mean equal computation.
@@ -73,7 +78,7 @@ struct RowBlock {
 // Finds an activation row of a source run at the same site and layer; heads·D or C floats.
 using SourceRow = std::function<const float*(int32_t row)>;
 
-// Applies one edit (not a capture, not attn_logits) to those rows of the blocks of one run that it names. x (rows,
+// Applies one edit (not a capture, not inside attention) to those rows of the blocks of one run that it names. x (rows,
 // width), stride ldx; head_dim 0 for sites that have no heads. `source` is null unless edit.source ≥ 0; `own` finds
 // rows of the run itself (mean without a value).
 void apply_edit(const Edit& edit, float* x, int64_t ldx, int64_t width, int64_t head_dim,

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,8 @@ struct Request {
 struct CaptureOutput {
   std::vector<int64_t> shape;
   std::vector<float> data;
+  // topKeys alone: logical row of each key, −1 where fewer are visible; same shape as data.
+  std::optional<std::vector<int32_t>> keys;
 };
 
 struct TrialOutput {

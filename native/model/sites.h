@@ -14,6 +14,7 @@ enum class Site : uint8_t {
   kK,           // (rows, G, D) after bias and RoPE
   kV,           // (rows, G, D) after bias
   kAttnLogits,  // (rows, H, keys) scaled scores; never stored
+  kPattern,     // (rows, H, keys) probabilities after softmax; never stored
   kZ,           // (rows, H, D) before the output projection
   kAttnOut,     // (rows, C) what attention adds
   kResidMid,    // (rows, C)
@@ -34,6 +35,7 @@ inline constexpr SiteRow kSites[] = {
     {Site::kK, "k", true},
     {Site::kV, "v", true},
     {Site::kAttnLogits, "attn_logits", true},
+    {Site::kPattern, "pattern", true},
     {Site::kZ, "z", true},
     {Site::kAttnOut, "attn_out", false},
     {Site::kResidMid, "resid_mid", false},

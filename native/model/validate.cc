@@ -63,6 +63,9 @@ void check_indices(const std::string& where, const char* what, const std::vector
   }
 }
 
+// Numbers of one pattern capture: 4 GiB. Whoever asks for every row of a long prompt should hear it before it runs.
+constexpr double kMaxPattern = 1 << 30;
+
 // In the towers every image is a run of its own: what its rows read lies in the source's image of the same place.
 void check_images(const Request& request, const Edit& edit, const PromptInput& prompt, const PromptInput& source,
                   int32_t unit, const std::string& where) {
@@ -83,6 +86,30 @@ void check_images(const Request& request, const Edit& edit, const PromptInput& p
   }
 }
 
+// What a capture measures, and that it fits. `rows` of the prompt.
+void check_measure(const TrialInput& trial, const Edit& edit, int64_t rows, const std::string& where) {
+  if ((edit.site == Site::kAttnLogits) == (edit.measure == Measure::kValue))
+    bad(where,
+        "a capture measures mass, entropy, lse, keyMass, topKeys or pattern at attn_logits, and values elsewhere");
+  if (edit.measure == Measure::kMass && edit.keys.empty()) bad(where, "mass needs at least one key span");
+  if (edit.measure != Measure::kMass && !edit.keys.empty())
+    bad(where, "of the captures only mass takes keys; the others are about all of them");
+  if (edit.measure == Measure::kTopKeys && (edit.top_k < 1 || edit.top_k > kMaxTopKeys))
+    bad(where, "k: topKeys gives 1 to " + std::to_string(kMaxTopKeys) + " keys, got " + std::to_string(edit.top_k));
+  if (edit.measure != Measure::kTopKeys && edit.top_k != 0) bad(where, "k belongs to topKeys");
+  if (edit.measure != Measure::kPattern) return;
+  int64_t captured = 0;
+  for (const RowRange& range : edit.rows)
+    captured += std::max<int64_t>(0, std::min<int64_t>(range.end, rows + trial.max_tokens) - range.begin);
+  const int64_t heads =
+      edit.heads.empty() ? trial.model->config.decoder.heads : static_cast<int64_t>(edit.heads.size());
+  const double numbers = static_cast<double>(captured) * static_cast<double>(rows + trial.max_tokens) *
+                         static_cast<double>(heads) * static_cast<double>(edit.layers.size());
+  if (numbers > kMaxPattern)
+    bad(where, "a pattern of up to " + std::to_string(static_cast<int64_t>(numbers)) +
+                   " numbers; at most 2^30 in one capture: name fewer rows, heads or layers");
+}
+
 void check_edit(const Request& request, int32_t t, int32_t e) {
   const TrialInput& trial = request.trials[t];
   const Edit& edit = trial.edits[e];
@@ -93,7 +120,7 @@ void check_edit(const Request& request, int32_t t, int32_t e) {
 
   const bool in_decoder = edit.tower == Tower::kDecoder;
   if (!in_decoder && !config.vision) bad(where, "the model has no vision tower");
-  if (!in_decoder && (edit.site == Site::kAttnLogits || edit.site == Site::kLogits))
+  if (!in_decoder && (edit.at_edges() || edit.site == Site::kLogits))
     throw Error(Code::kUnsupported, where + ": the vision tower has no such site here; decoder only");
   if (edit.tower == Tower::kProjector && edit.site != Site::kResidPost)
     throw Error(Code::kUnsupported, where + ": the projector has one site, resid_post (its image tokens)");
@@ -108,7 +135,7 @@ void check_edit(const Request& request, int32_t t, int32_t e) {
   const int64_t rows = in_decoder ? prompt.rows() : image_rows(request, prompt, edit.tower, config);
   check_ranges(where + " rows", edit.rows, in_decoder ? kOpenEnd : rows, true);
   for (const RowRanges& span : edit.keys) check_ranges(where + " keys", span, kOpenEnd, true);
-  if (!edit.keys.empty() && edit.site != Site::kAttnLogits) bad(where, "keys belong to attn_logits");
+  if (!edit.keys.empty() && !edit.at_edges()) bad(where, "keys belong to attn_logits and pattern");
   if (!std::isfinite(edit.scalar))
     bad(where, "expected a finite number in float32, got " + std::to_string(edit.scalar));
 
@@ -161,8 +188,9 @@ void check_edit(const Request& request, int32_t t, int32_t e) {
       if (edit.site != Site::kAttnLogits) bad(where, "knockout acts at attn_logits");
       break;
     case EditOp::kScale:
-      if (edit.site == Site::kAttnLogits && !(edit.scalar >= 0.0f))
-        bad(where, "an attention score may not be scaled by a negative number");
+      if (edit.at_edges() && !(edit.scalar >= 0.0f))
+        bad(where, "scores and probabilities of attention may not be scaled by a negative number, got " +
+                       std::to_string(edit.scalar));
       break;
     case EditOp::kZero:
     case EditOp::kAdd:
@@ -174,9 +202,10 @@ void check_edit(const Request& request, int32_t t, int32_t e) {
       throw Error(Code::kUnsupported, where + ": attn_logits takes knockout, add, scale and capture");
     if (edit.vector) bad(where, "add at attn_logits takes one number");
   }
-  if (edit.captures() && (edit.site == Site::kAttnLogits) == (edit.measure == Measure::kValue))
-    bad(where, "a capture measures mass, entropy, lse or keyMass at attn_logits, and values elsewhere");
-  if (edit.measure == Measure::kMass && edit.keys.empty()) bad(where, "mass needs at least one key span");
+  if (edit.site == Site::kPattern && edit.op != EditOp::kZero && edit.op != EditOp::kScale)
+    throw Error(Code::kUnsupported,
+                where + ": pattern takes zero and scale; it is read by a capture at attn_logits with measure pattern");
+  if (edit.captures()) check_measure(request.trials[t], edit, prompt.rows(), where);
 }
 
 void check_prompt(const Request& request, const PromptInput& prompt, const std::string& where) {

@@ -8,12 +8,11 @@
 
 #include "core/simd.h"
 #include "core/status.h"
+#include "ops/attention_capture.h"
 #include "ops/attention_kernel.h"
 #include "ops/scratch.h"
-#include "ops/softmax_state.h"
 
 namespace galvani {
-namespace {
 
 void check(const AttentionShape& shape) {
   if (shape.heads <= 0 || shape.kv_heads <= 0 || shape.head_dim <= 0 || shape.heads % shape.kv_heads != 0)
@@ -21,6 +20,8 @@ void check(const AttentionShape& shape) {
                                         std::to_string(shape.kv_heads) + " KV heads, head dimension " +
                                         std::to_string(shape.head_dim));
 }
+
+namespace {
 
 // The (row, head of the group) pairs of one item and KV head, in row order, cut into tiles of two vectors.
 struct Task {
@@ -36,7 +37,10 @@ class TileRunner {
         kernel_(kernel),
         item_(*task.item),
         kv_head_(task.kv_head),
-        ratio_(shape.heads / shape.kv_heads) {}
+        ratio_(shape.heads / shape.kv_heads) {
+    for (int32_t c = 0; item_.capture && c < item_.captures; ++c)
+      if (item_.capture[c].mass) segments_ = std::max(segments_, item_.capture[c].segments);
+  }
 
   void run(int64_t first, int64_t last) {
     first_ = first;
@@ -50,51 +54,65 @@ class TileRunner {
     ScratchCutter cutter(thread_scratch(size.used()));
     cut(cutter, keys);
     fill();
-    AttentionTile tile{
-        vectors_, shape_.head_dim, q_, limit_, spans_.data(), static_cast<int32_t>(spans_.size()), weights_, o_, m_, l_,
-        t_};
+    const AttentionTile tile{vectors_,
+                             shape_.head_dim,
+                             q_,
+                             limit_,
+                             item_.low ? low_ : nullptr,
+                             spans_.data(),
+                             static_cast<int32_t>(spans_.size()),
+                             weights_,
+                             o_,
+                             m_,
+                             l_,
+                             t_};
     kernel_.run(tile);
     write_out();
-    if (item_.capture) write_captures(*item_.capture);
+    if (item_.capture) write_captures(tile);
   }
 
  private:
   int64_t row(int32_t lane) const { return (first_ + lane) / ratio_; }
   int64_t head(int32_t lane) const { return kv_head_ * ratio_ + (first_ + lane) % ratio_; }
-  bool captured(int32_t lane) const { return !item_.capture->wanted || item_.capture->wanted[row(lane)]; }
 
+  // No lane sees a key outside [lowest_, most_]; every lane sees those in [highest_low_, least_].
   void find_limits() {
-    least_ = std::numeric_limits<int32_t>::max();
-    most_ = std::numeric_limits<int32_t>::min();
+    constexpr int32_t kMin = std::numeric_limits<int32_t>::min(), kMax = std::numeric_limits<int32_t>::max();
+    least_ = kMax;
+    most_ = highest_low_ = kMin;
+    lowest_ = item_.low ? kMax : kMin;
     for (int64_t r = row(0); r <= row(used_ - 1); ++r) {
       least_ = std::min(least_, item_.limit[r]);
       most_ = std::max(most_, item_.limit[r]);
+      if (!item_.low) continue;
+      lowest_ = std::min(lowest_, item_.low[r]);
+      highest_low_ = std::max(highest_low_, item_.low[r]);
     }
   }
 
-  // Keys of a run that some lane may see, the whole run blocked counting as none.
-  int32_t visible(int32_t r) const {
-    const KeyRun& run = item_.runs[r];
-    if (run.index > most_) return 0;
-    const int32_t count = static_cast<int32_t>(std::min<int64_t>(run.count, int64_t{most_} - run.index + 1));
-    if (!item_.edits) return count;
+  bool blocked(int32_t r) const {
+    if (!item_.edits) return false;
     for (int32_t lane = 0; lane < used_; ++lane)
-      if (!item_.edits->at(head(lane), row(lane), r).blocked) return count;
-    return 0;
+      if (!item_.edits->at(head(lane), row(lane), r).blocked) return false;
+    return true;
   }
 
+  // The parts of the runs that some lane may see. Returns their keys.
   int64_t cut_counts() {
     spans_.clear();
     run_of_.clear();
     int64_t keys = 0;
     for (int32_t r = 0; r < item_.run_count; ++r) {
-      const int32_t count = visible(r);
-      if (count <= 0) continue;
       const KeyRun& run = item_.runs[r];
-      spans_.push_back({run.k[kv_head_], run.v[kv_head_], run.stride, count, run.index,
-                        least_ < static_cast<int64_t>(run.index) + count - 1, nullptr, nullptr, nullptr});
+      const int64_t first = std::max<int64_t>(run.index, lowest_);
+      const int64_t last = std::min<int64_t>(int64_t{run.index} + run.count - 1, most_);
+      if (first > last || blocked(r)) continue;
+      const int64_t skipped = (first - run.index) * run.stride;
+      spans_.push_back({run.k[kv_head_] + skipped, run.v[kv_head_] + skipped, run.stride,
+                        static_cast<int32_t>(last - first + 1), static_cast<int32_t>(first),
+                        least_ < last || highest_low_ > first, nullptr, nullptr, nullptr, nullptr});
       run_of_.push_back(r);
-      keys += count;
+      keys += last - first + 1;
     }
     return keys;
   }
@@ -107,9 +125,11 @@ class TileRunner {
     m_ = cutter.floats(lanes_);
     l_ = cutter.floats(lanes_);
     t_ = cutter.floats(lanes_);
-    gain_ = cutter.floats(lanes_ * (item_.edits ? static_cast<int64_t>(spans_.size()) : 1));
-    shift_ = cutter.floats(lanes_ * (item_.edits ? static_cast<int64_t>(spans_.size()) : 1));
-    mass_ = item_.capture && item_.capture->mass ? cutter.floats(lanes_ * item_.capture->segments) : nullptr;
+    const int64_t edited = lanes_ * (item_.edits ? static_cast<int64_t>(spans_.size()) : 1);
+    gain_ = cutter.floats(edited);
+    shift_ = cutter.floats(edited);
+    post_ = item_.edits ? cutter.floats(edited) : nullptr;
+    mass_ = segments_ > 0 ? cutter.floats(int64_t{lanes_} * segments_) : nullptr;
   }
 
   void fill() {
@@ -118,6 +138,7 @@ class TileRunner {
       const float* in = lane < used_ ? item_.q + row(lane) * item_.q_stride + head(lane) * dims : nullptr;
       for (int64_t d = 0; d < dims; ++d) q_[d * lanes_ + lane] = in ? in[d] : 0.0f;
       limit_[lane] = lane < used_ ? item_.limit[row(lane)] : std::numeric_limits<int32_t>::max();
+      low_[lane] = lane < used_ && item_.low ? item_.low[row(lane)] : std::numeric_limits<int32_t>::min();
     }
     const float gain = shape_.scale * kLog2e;
     for (size_t s = 0; s < spans_.size(); ++s) {
@@ -131,40 +152,34 @@ class TileRunner {
             item_.edits && lane < used_ ? item_.edits->at(head(lane), row(lane), run_of_[s]) : ScoreEdit{};
         gain_[at + lane] = edit.blocked ? 0.0f : gain * edit.gamma;
         shift_[at + lane] = edit.blocked ? kBlocked : edit.beta * kLog2e;
+        if (!post_) continue;
+        post_[at + lane] = edit.post;
+        if (edit.post != 1.0f) spans_[s].post = post_ + at;
       }
     }
-    if (mass_) std::fill(mass_, mass_ + int64_t{lanes_} * item_.capture->segments, 0.0f);
+    if (mass_) std::fill(mass_, mass_ + int64_t{lanes_} * segments_, 0.0f);
   }
 
   void write_out() {
     const int64_t dims = shape_.head_dim;
+    const HeadEdits edits = item_.head_edits ? *item_.head_edits : HeadEdits{};
     for (int32_t lane = 0; lane < used_; ++lane) {
       float* out = item_.out + row(lane) * item_.out_stride + head(lane) * dims;
       for (int64_t d = 0; d < dims; ++d) out[d] = o_[d * lanes_ + lane];
+      if (edits.scale)
+        for (int64_t d = 0; d < dims; ++d) out[d] *= edits.scale[head(lane)];
+      if (edits.add)
+        for (int64_t d = 0; d < dims; ++d) out[d] += edits.add[head(lane) * dims + d];
     }
   }
 
-  void write_captures(const AttentionCapture& capture) {
+  void write_captures(const AttentionTile& tile) {
+    FinishedTile finished{&item_, &tile, run_of_.data(), mass_, shape_.heads, used_, lanes_, {}, {}};
     for (int32_t lane = 0; lane < used_; ++lane) {
-      if (!captured(lane)) continue;
-      SoftmaxState state;
-      state.m = m_[lane];
-      state.l = l_[lane];
-      state.t = t_[lane];
-      const int64_t at = row(lane) * shape_.heads + head(lane);
-      if (capture.entropy) capture.entropy[at] = state.entropy();
-      if (capture.lse) capture.lse[at] = state.lse();
-      const float share = state.empty() ? 0.0f : 1.0f / state.l;
-      if (capture.mass)
-        for (int32_t g = 0; g < capture.segments; ++g)
-          capture.mass[at * capture.segments + g] = mass_[int64_t{g} * lanes_ + lane] * share;
-      if (!capture.key_mass) continue;
-      const float* p = weights_ + lane;
-      for (const AttentionSpan& span : spans_) {
-        float* column = capture.key_mass + head(lane) * capture.key_span + span.index;
-        for (int32_t j = 0; j < span.count; ++j, p += lanes_) column[j] += *p * share;
-      }
+      finished.row[lane] = static_cast<int32_t>(row(lane));
+      finished.head[lane] = static_cast<int32_t>(head(lane));
     }
+    for (int32_t c = 0; c < item_.captures; ++c) read_out(finished, item_.capture[c]);
   }
 
   const AttentionShape& shape_;
@@ -172,12 +187,13 @@ class TileRunner {
   const AttentionItem& item_;
   const int32_t kv_head_, ratio_;
   int64_t first_ = 0;
-  int32_t used_ = 0, vectors_ = 1, lanes_ = 0, least_ = 0, most_ = 0;
+  int32_t used_ = 0, vectors_ = 1, lanes_ = 0, segments_ = 0;
+  int32_t lowest_ = 0, highest_low_ = 0, least_ = 0, most_ = 0;
   std::vector<AttentionSpan> spans_;
   std::vector<int32_t> run_of_;
   float *q_ = nullptr, *o_ = nullptr, *weights_ = nullptr, *m_ = nullptr, *l_ = nullptr, *t_ = nullptr;
-  float *gain_ = nullptr, *shift_ = nullptr, *mass_ = nullptr;
-  int32_t limit_[2 * kMaxWidth];
+  float *gain_ = nullptr, *shift_ = nullptr, *post_ = nullptr, *mass_ = nullptr;
+  int32_t limit_[2 * kMaxWidth], low_[2 * kMaxWidth];
 };
 
 }  // namespace
@@ -212,7 +228,9 @@ void attention(const AttentionShape& shape, const AttentionItem* items, int64_t 
     for (int32_t r = 0; r < items[i].run_count; ++r) keys += items[i].runs[r].count;
     macs += 2.0 * static_cast<double>(pairs) * static_cast<double>(keys) * shape.head_dim * shape.kv_heads;
     // Column sums over rows are taken in row order: the tiles of a head then stay on one thread.
-    const bool ordered = items[i].capture && items[i].capture->key_mass;
+    bool ordered = false;
+    for (int32_t c = 0; items[i].capture && c < items[i].captures; ++c)
+      ordered |= items[i].capture[c].key_mass != nullptr;
     const int64_t step = ordered ? std::max<int64_t>(pairs, 1) : lanes;
     for (int64_t first = (pairs - 1) / step * step; first >= 0 && pairs > 0; first -= step)  // causal: longest first
       for (int32_t g = 0; g < shape.kv_heads; ++g)
@@ -230,69 +248,6 @@ void attention(const AttentionShape& shape, const AttentionItem* items, int64_t 
   } else {
     pool.run(size, body);
   }
-}
-
-namespace {
-
-// One row and head by the definition: every visible key in list order, float64.
-void reference_row(const AttentionShape& shape, const AttentionItem& item, int64_t row, int64_t head) {
-  struct Key {
-    double x;  // base-2 score
-    const float* v;
-    int32_t index, segment;
-  };
-  const int64_t dims = shape.head_dim, group = head / (shape.heads / shape.kv_heads);
-  const float* q = item.q + row * item.q_stride + head * dims;
-  std::vector<Key> keys;
-  double m = kEmptyMax;
-  for (int32_t r = 0; r < item.run_count; ++r) {
-    const KeyRun& run = item.runs[r];
-    const ScoreEdit edit = item.edits ? item.edits->at(head, row, r) : ScoreEdit{};
-    if (edit.blocked) continue;
-    for (int32_t j = 0; j < run.count && run.index + j <= item.limit[row]; ++j) {
-      const float* k = run.k[group] + j * run.stride;
-      double dot = 0.0;
-      for (int64_t d = 0; d < dims; ++d) dot += static_cast<double>(q[d]) * k[d];
-      const double x = (dot * shape.scale * edit.gamma + edit.beta) / std::log(2.0);
-      keys.push_back({x, run.v[group] + j * run.stride, run.index + j, run.segment});
-      m = std::max(m, x);
-    }
-  }
-  const AttentionCapture* capture = item.capture;
-  const bool captured = capture && (!capture->wanted || capture->wanted[row]);
-  std::vector<double> o(dims, 0.0), mass(captured && capture->mass ? capture->segments : 0, 0.0);
-  double l = 0.0, t = 0.0;
-  for (const Key& key : keys) {
-    const double p = std::exp2(key.x - m);
-    l += p;
-    t += p * (key.x - m);
-    for (int64_t d = 0; d < dims; ++d) o[d] += p * key.v[d];
-    if (!mass.empty()) mass[key.segment] += p;
-  }
-  float* out = item.out + row * item.out_stride + head * dims;
-  for (int64_t d = 0; d < dims; ++d) out[d] = keys.empty() ? 0.0f : static_cast<float>(o[d] / l);
-  if (!captured) return;
-  const int64_t at = row * shape.heads + head;
-  if (capture->entropy)
-    capture->entropy[at] = keys.empty() ? 0.0f : static_cast<float>(std::log(2.0) * (std::log2(l) - t / l));
-  if (capture->lse)
-    capture->lse[at] =
-        keys.empty() ? -std::numeric_limits<float>::infinity() : static_cast<float>(std::log(2.0) * (m + std::log2(l)));
-  for (size_t g = 0; g < mass.size(); ++g)
-    capture->mass[at * capture->segments + static_cast<int64_t>(g)] =
-        keys.empty() ? 0.0f : static_cast<float>(mass[g] / l);
-  if (capture->key_mass)
-    for (const Key& key : keys)
-      capture->key_mass[head * capture->key_span + key.index] += static_cast<float>(std::exp2(key.x - m) / l);
-}
-
-}  // namespace
-
-void attention_reference(const AttentionShape& shape, const AttentionItem* items, int64_t count) {
-  check(shape);
-  for (int64_t i = 0; i < count; ++i)
-    for (int64_t row = 0; row < items[i].rows; ++row)
-      for (int64_t head = 0; head < shape.heads; ++head) reference_row(shape, items[i], row, head);
 }
 
 }  // namespace galvani

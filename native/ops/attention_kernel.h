@@ -1,7 +1,7 @@
 // The attention tile, written once for three vector widths (vec.h). Three passes over the keys of a tile:
 //   scores   x = gain · (q·k) + shift into scratch, and the exact maximum m of each lane
 //   weights  p = 2^(x − m) in place; l, t and the segment masses key by key
-//   values   o += p · v, key by key
+//   values   o += p · v (or post · p · v), key by key
 // The exact maximum first (instead of a running one) is what makes blocking a key bit-equal to removing it.
 #pragma once
 #include "ops/attention_tile.h"
@@ -45,7 +45,11 @@ GALVANI_INLINE void score_keys(const AttentionTile& tile, const AttentionSpan& s
 #pragma GCC unroll 12
     for (int i = 0; i < kKeys; ++i) {
       Vec score = max(blocked, fma(gain, acc[i][v], shift));
-      if (span.cut) score = select(at_least(load_int(tile.limit + v * kWidth), span.index + first + i), score, blocked);
+      if (span.cut) {
+        const int32_t index = span.index + first + i;
+        score = select(at_least(load_int(tile.limit + v * kWidth), index), score, blocked);
+        if (tile.low) score = select(at_least(load_int(tile.low + v * kWidth), index + 1), blocked, score);
+      }
       m[v] = max(m[v], score);
       store(x + i * kLanes + v * kWidth, score);
     }
@@ -95,8 +99,9 @@ void weights(const AttentionTile& tile, const Vec (&m)[kVectors], Vec (&l)[kVect
   }
 }
 
-template <int kVectors, int kDims>
-GALVANI_INLINE void weigh_dims(const float* value, int64_t stride, const float* p, int32_t count, float* o) {
+template <int kVectors, int kDims, bool kPost>
+GALVANI_INLINE void weigh_dims(const float* value, int64_t stride, const float* p, int32_t count,
+                               const Vec (&post)[kVectors], float* o) {
   constexpr int kLanes = kVectors * kWidth;
   Vec acc[kDims][kVectors];
 #pragma GCC unroll 12
@@ -106,7 +111,10 @@ GALVANI_INLINE void weigh_dims(const float* value, int64_t stride, const float* 
   for (int32_t j = 0; j < count; ++j, value += stride, p += kLanes) {
     Vec weight[kVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) weight[v] = load(p + v * kWidth);
+    for (int v = 0; v < kVectors; ++v) {
+      weight[v] = load(p + v * kWidth);
+      if constexpr (kPost) weight[v] = mul(weight[v], post[v]);
+    }
 #pragma GCC unroll 12
     for (int i = 0; i < kDims; ++i) {
       const Vec element = set(value[i]);
@@ -118,6 +126,20 @@ GALVANI_INLINE void weigh_dims(const float* value, int64_t stride, const float* 
   for (int i = 0; i < kDims; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) store(o + i * kLanes + v * kWidth, acc[i][v]);
+}
+
+template <int kVectors, bool kPost>
+void weigh(const float* value, int64_t stride, const float* p, int32_t count, const float* post, int32_t dims,
+           float* o) {
+  constexpr int kLanes = kVectors * kWidth;
+  Vec factor[kVectors];
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) factor[v] = kPost ? load(post + v * kWidth) : zero();
+  int32_t d = 0;
+  for (; d + kBroadcasts <= dims; d += kBroadcasts, o += kBroadcasts * kLanes)
+    weigh_dims<kVectors, kBroadcasts, kPost>(value + d, stride, p, count, factor, o);
+  for (; d + 4 <= dims; d += 4, o += 4 * kLanes) weigh_dims<kVectors, 4, kPost>(value + d, stride, p, count, factor, o);
+  for (; d < dims; ++d, o += kLanes) weigh_dims<kVectors, 1, kPost>(value + d, stride, p, count, factor, o);
 }
 
 template <int kVectors>
@@ -132,12 +154,10 @@ void values(const AttentionTile& tile) {
     for (int32_t j = 0; j < span.count; j += kBlock) {
       const int32_t count = span.count - j < kBlock ? span.count - j : kBlock;
       const float* v = span.v + j * span.stride;
-      float* o = tile.o;
-      int32_t d = 0;
-      for (; d + kBroadcasts <= dims; d += kBroadcasts, o += kBroadcasts * kLanes)
-        weigh_dims<kVectors, kBroadcasts>(v + d, span.stride, p, count, o);
-      for (; d + 4 <= dims; d += 4, o += 4 * kLanes) weigh_dims<kVectors, 4>(v + d, span.stride, p, count, o);
-      for (; d < dims; ++d, o += kLanes) weigh_dims<kVectors, 1>(v + d, span.stride, p, count, o);
+      if (span.post)
+        weigh<kVectors, true>(v, span.stride, p, count, span.post, dims, tile.o);
+      else
+        weigh<kVectors, false>(v, span.stride, p, count, nullptr, dims, tile.o);
       p += static_cast<int64_t>(count) * kLanes;
     }
   }

@@ -15,10 +15,11 @@ struct AttentionSpan {
   int64_t stride;
   int32_t count;
   int32_t index;       // logical index of the first key
-  bool cut;            // some lane's limit lies inside this span
+  bool cut;            // some lane sees only a part of this span
   const float* gain;   // (L) base-2 score = gain · (q·k) + shift; a blocked lane has gain 0, shift kBlocked
   const float* shift;  // (L)
   float* mass;         // (L) += the lane's weight on these keys, or null
+  const float* post;   // (L) multiplies the lane's weights on their way to o, or null: 1
 };
 
 struct AttentionTile {
@@ -26,10 +27,11 @@ struct AttentionTile {
   int32_t head_dim;      // D
   const float* q;        // (D, L)
   const int32_t* limit;  // (L) largest visible logical index
+  const int32_t* low;    // (L) smallest, or null
   const AttentionSpan* spans;
   int32_t span_count;
   float* weights;  // (Σ count, L) scratch; on return 2^(score − m), 0 where invisible
-  float* o;        // (D, L) out: Σ weight · v / l, 0 if nothing is visible
+  float* o;        // (D, L) out: Σ post · weight · v / l, 0 if nothing is visible
   float* m;        // (L) out: exact maximum score, kEmptyMax if nothing is visible
   float* l;        // (L) out: Σ weight
   float* t;        // (L) out: Σ weight · (score − m)
