@@ -6,7 +6,7 @@
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { fromNative, GalvaniError } from './errors.js';
-import type { RunStats } from './types.js';
+import type { Capture, RunStats } from './types.js';
 
 /** Element types of stored tensors, in the safetensors spelling. */
 export type DType =
@@ -206,6 +206,8 @@ export interface NativeEdit {
   readonly prefill: boolean;
   readonly decode: boolean;
   readonly measure?: string;
+  /** topKeys: how many. */
+  readonly k?: number;
   readonly capture?: number;
 }
 
@@ -241,7 +243,7 @@ export interface NativeTrialResult {
   readonly truncated: boolean;
   readonly scoreLogprobs: Float32Array;
   readonly kl: number;
-  readonly captures: readonly { readonly shape: readonly number[]; readonly data: Float32Array }[];
+  readonly captures: readonly Capture[];
 }
 
 export interface NativeModelSpec {
@@ -290,6 +292,7 @@ export interface NativeOps {
     readonly v: Float32Array;
     readonly out: Float32Array;
     readonly limit: Int32Array; // (rows) last visible key
+    readonly low?: Int32Array; // (rows) first visible key
     readonly runs: Int32Array; // [first, count, segment] each
     readonly segments?: number;
     /** Tables are [head class][row class][run]. */
@@ -301,11 +304,18 @@ export interface NativeOps {
       readonly gamma: Float32Array;
       readonly beta: Float32Array;
       readonly blocked: Uint8Array;
+      readonly post?: Float32Array;
     };
+    readonly headScale?: Float32Array; // (heads)
+    readonly headAdd?: Float32Array; // (heads, headDim)
     readonly mass?: Float32Array; // (rows, heads, segments)
     readonly entropy?: Float32Array; // (rows, heads)
     readonly lse?: Float32Array; // (rows, heads)
     readonly keyMass?: Float32Array; // (heads, keys), added to
+    readonly pattern?: Float32Array; // (rows, heads, keys)
+    readonly topK?: number;
+    readonly topIndex?: Int32Array; // (rows, heads, topK)
+    readonly topWeight?: Float32Array; // (rows, heads, topK)
   }): void;
   /** positions (3, rows); cos, sin (rows, headDim / 2). Contract: native/ops/rope.h. */
   mropeTable(request: {

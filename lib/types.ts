@@ -10,6 +10,7 @@ export type Site =
   | 'k' // [rows, G, D] keys after bias and RoPE
   | 'v' // [rows, G, D] values after bias
   | 'attn_logits' // [rows, H, keys] scaled scores before softmax; never stored
+  | 'pattern' // [rows, H, keys] attention probabilities after softmax; never stored
   | 'z' // [rows, H, D] weighted values before the output projection
   | 'attn_out' // [rows, C] what attention adds to the stream
   | 'resid_mid' // [rows, C] stream between attention and MLP
@@ -28,12 +29,17 @@ export type Range = readonly [start: number, end: number];
 /** A named span of the prompt ('image', 'question', …; see Prompt.spans), or explicit ranges. */
 export type SpanRef = string | readonly Range[];
 
-/** What a capture at `attn_logits` returns; never the S×S matrix. */
+/**
+ * What a capture at `attn_logits` returns. All describe the softmax itself: edits of the scores (`attn_logits`) show in
+ * them, edits of its result (`pattern`, `z`) do not. A row that sees no key has zeros, lse −∞ and no top key.
+ */
 export type AttentionMeasure =
   | 'mass' // [layers, rows, heads, keySpans] probability each query gives each key span
   | 'entropy' // [layers, rows, heads] nats
   | 'lse' // [layers, rows, heads] logsumexp of the scaled scores, nats
-  | 'keyMass'; // [layers, heads, keys] probability each key receives, mean over the query rows
+  | 'keyMass' // [layers, heads, keys] probability each key receives, mean over the query rows
+  | 'topKeys' // [layers, rows, heads, k] the largest probabilities, descending; Capture.keys says of which keys
+  | 'pattern'; // [layers, rows, heads, keys] the probabilities themselves, 0 where a row cannot see: name few rows
 
 /** Reference to another trial of the same request, by its id. */
 export interface TrialSource {
@@ -46,7 +52,7 @@ export interface TrialSource {
 
 /**
  * One edit or read-out of one run. Data, never a callback; built by lib/hooks/interventions.ts.
- * `rows` are the rows acted on (queries at `attn_logits`, q, z, residual sites; keys at k, v).
+ * `rows` are the rows acted on (queries at `attn_logits`, `pattern`, q, z, residual sites; keys at k, v).
  * In the vision tower and the projector rows count through the prompt's images in order, and every image is a run of
  * its own: means and source rows stay within one image; they are prompt rows, so phase 'decode' does nothing there.
  */
@@ -57,16 +63,18 @@ export interface Intervention {
   readonly tower?: Tower;
   /** Layer indices of the tower; ignored at `logits`. */
   readonly layers: readonly number[];
-  /** Heads acted on (query heads at q, z, attn_logits; KV heads at k, v). Default: all. */
+  /** Heads acted on (query heads at q, z, attn_logits, pattern; KV heads at k, v). Default: all. */
   readonly heads?: readonly number[];
   /** Default 'all'. */
   readonly rows?: SpanRef;
-  /** attn_logits only: the keys cut, biased, scaled, or summed (capture: one column per entry). */
+  /** attn_logits and pattern only: the keys cut, biased, scaled, or summed (measure mass: one column per entry). */
   readonly keys?: readonly SpanRef[];
-  /** add: vector or scalar; scale: factor; mean: the mean vector; patch, resample, mean: a source run. */
+  /** add: vector or scalar; scale: factor (attn_logits, pattern: ≥ 0); mean: the mean vector; patch, resample, mean: a source run. */
   readonly value?: number | Float32Array | TrialSource;
   /** capture at attn_logits. */
   readonly measure?: AttentionMeasure;
+  /** measure topKeys: how many keys, 1 … 32. */
+  readonly k?: number;
   /** capture: name of the result in TrialResult.captures. */
   readonly name?: string;
   /** Default 'both'. */
@@ -136,6 +144,8 @@ export interface Trial {
 export interface Capture {
   readonly data: Float32Array;
   readonly shape: readonly number[];
+  /** measure topKeys: the row of each key, beside its probability in `data`; −1 where fewer keys are visible. */
+  readonly keys?: Int32Array;
 }
 
 export interface TrialResult {

@@ -85,6 +85,8 @@ export interface Place {
   readonly layers: readonly number[];
   readonly rows?: SpanRef;
   readonly heads?: readonly number[];
+  /** At `attn_logits` and `pattern`: which keys. Default: all. */
+  readonly keys?: readonly SpanRef[];
   readonly tower?: Tower;
   /** Default 'both'. */
   readonly phase?: Phase;
@@ -96,6 +98,7 @@ export function skipLayer(layer: number | readonly number[]): Intervention[] {
   return [zeroAblate('attn_out', { layers }), zeroAblate('mlp_out', { layers })];
 }
 
+/** At `pattern` with `keys`: those probabilities become 0 after softmax and the others stay (`knockout` renormalises). */
 export function zeroAblate(site: Site, place: Place): Intervention {
   return { site, op: 'zero', ...place };
 }
@@ -134,7 +137,8 @@ export function steer(site: Site, place: Place & { value: number | Float32Array 
   return { site, op: 'add', ...place };
 }
 
-export function scale(site: Site, place: Place & { value: number; keys?: readonly SpanRef[] }): Intervention {
+/** At `attn_logits` scales scores before softmax, at `pattern` probabilities after it, without renormalising. */
+export function scale(site: Site, place: Place & { value: number }): Intervention {
   return { site, op: 'scale', ...place };
 }
 
@@ -159,6 +163,19 @@ export function captureEntropy(query: CaptureQuery): Intervention {
 /** [layers, heads, keys]: attention probability each key receives, mean over the query rows. */
 export function captureKeyMass(query: CaptureQuery): Intervention {
   return { site: 'attn_logits', op: 'capture', measure: 'keyMass', ...query };
+}
+
+/**
+ * [layers, rows, heads, k]: the k largest attention probabilities of each query row, descending; `keys` of the capture
+ * names their rows (−1 where fewer are visible). Equal ones keep the order of the prompt. k = 1 is the argmax.
+ */
+export function captureTopKeys(query: CaptureQuery & { k: number }): Intervention {
+  return { site: 'attn_logits', op: 'capture', measure: 'topKeys', ...query };
+}
+
+/** [layers, rows, heads, keys]: the attention probabilities themselves. Never S×S unless you name every row. */
+export function capturePattern(query: CaptureQuery): Intervention {
+  return { site: 'attn_logits', op: 'capture', measure: 'pattern', ...query };
 }
 
 /** [layers, rows, C] of the residual stream (default: leaving the layer). */

@@ -2,7 +2,7 @@
 import { GalvaniError } from '../errors.js';
 import type { ModelConfig } from '../models/family.js';
 import type { NativeEdit, NativeRange } from '../native.js';
-import type { Intervention, Op, Prompt, Range, Site, Tower, Trial, TrialSource } from '../types.js';
+import type { AttentionMeasure, Intervention, Op, Prompt, Range, Site, Tower, Trial, TrialSource } from '../types.js';
 import { resolveSpan, rowCount, type SpannedPrompt } from './spans.js';
 
 /** What resolving needs to know of the request around an intervention. */
@@ -13,15 +13,20 @@ export interface ResolveContext {
   readonly trials: ReadonlyMap<string, { readonly index: number; readonly trial: Trial }>;
 }
 
-const opsBySite: Readonly<Record<'attn_logits' | 'other', readonly Op[]>> = {
+const opsBySite: Readonly<Record<'attn_logits' | 'pattern' | 'other', readonly Op[]>> = {
   attn_logits: ['knockout', 'add', 'scale', 'capture'],
+  pattern: ['zero', 'scale'],
   other: ['zero', 'mean', 'resample', 'patch', 'add', 'scale', 'capture'],
 };
-const perHead: readonly Site[] = ['q', 'k', 'v', 'attn_logits', 'z'];
+const perHead: readonly Site[] = ['q', 'k', 'v', 'attn_logits', 'pattern', 'z'];
+const measures: readonly AttentionMeasure[] = ['mass', 'entropy', 'lse', 'keyMass', 'topKeys', 'pattern'];
+/** Most keys of a topKeys capture, most numbers of a pattern (4 GiB): as native/model/interventions.h and validate.cc. */
+const maxTopKeys = 32;
+const maxPattern = 2 ** 30;
 
 /** Hooks the towers before the decoder have. */
 function checkTower(site: Site, tower: Tower, where: string): void {
-  if (tower !== 'decoder' && (site === 'attn_logits' || site === 'logits')) {
+  if (tower !== 'decoder' && (site === 'attn_logits' || site === 'pattern' || site === 'logits')) {
     throw new GalvaniError('UNSUPPORTED', `${where}: the ${tower} has no such site here; decoder only`);
   }
   if (tower === 'projector' && site !== 'resid_post') {
@@ -89,7 +94,9 @@ export function resolveIntervention(
   const { trial, config } = context;
   const { site, op, tower = 'decoder', phase = 'both', value } = intervention;
   const where = `trial '${trial.id}', interventions[${index}] (${op} at ${site})`;
-  const allowed = opsBySite[site === 'attn_logits' ? 'attn_logits' : 'other'];
+  const insideAttention = site === 'attn_logits' || site === 'pattern';
+  const allowed = opsBySite[insideAttention ? site : 'other'];
+  if (site === 'pattern' && op === 'capture') bad(where, "the pattern is read at attn_logits, with measure: 'pattern'");
   if (!allowed.includes(op)) bad(where, `this site takes ${allowed.join(', ')}`);
   if (tower !== 'decoder' && !config.vision) bad(where, `the model has no ${tower}`);
   checkTower(site, tower, where);
@@ -110,7 +117,7 @@ export function resolveIntervention(
     edit.heads = checkIndices(intervention.heads, heads, 'head', where);
   }
   if (intervention.keys) {
-    if (site !== 'attn_logits') bad(where, 'keys belong to attn_logits');
+    if (!insideAttention) bad(where, 'keys belong to attn_logits and pattern');
     if (!intervention.keys.length) bad(where, 'keys: expected at least one span; leave it out for all keys');
     edit.keys = intervention.keys.map((span, i) => toNative(resolveSpan(trial.prompt, span, `${where}.keys[${i}]`)));
   }
@@ -144,7 +151,8 @@ export function resolveIntervention(
     edit.vector = value;
   } else if (value !== undefined) {
     if (op !== 'add' && op !== 'scale') bad(where, `${op} takes no number`);
-    if (!Number.isFinite(value)) bad(where, `value: expected a finite number, got ${value}`);
+    if (!Number.isFinite(Math.fround(value))) bad(where, `value: expected a finite number in float32, got ${value}`);
+    if (insideAttention && op === 'scale' && value < 0) bad(where, `value: expected a factor ≥ 0, got ${value}`);
     edit.scalar = value;
   } else if (op === 'add' || op === 'scale') {
     bad(where, `value: ${op} needs a ${op === 'scale' ? 'factor' : 'number or a vector'}`);
@@ -165,14 +173,44 @@ export function resolveIntervention(
 
   if (op === 'capture') {
     edit.capture = capture;
-    if (site === 'attn_logits') {
-      edit.measure = intervention.measure ?? bad(where, 'measure: expected mass, entropy, lse or keyMass');
-      if (edit.measure === 'mass' && !edit.keys?.length) bad(where, 'keys: mass needs at least one key span');
-    } else if (intervention.measure) {
-      bad(where, 'measure belongs to attn_logits');
+    if (site === 'attn_logits') resolveMeasure(intervention, edit, trial, heads, where);
+    else if (intervention.measure) bad(where, 'measure belongs to attn_logits');
+  }
+  if (intervention.k !== undefined && intervention.measure !== 'topKeys') bad(where, 'k belongs to measure topKeys');
+  return edit;
+}
+
+/** What a capture at attn_logits measures. */
+function resolveMeasure(
+  { measure, keys, k }: Intervention,
+  edit: { -readonly [K in keyof NativeEdit]: NativeEdit[K] },
+  { prompt, generate }: Trial,
+  heads: number,
+  where: string,
+): void {
+  if (!measure || !measures.includes(measure)) {
+    bad(where, `measure: expected ${measures.join(', ')}; got ${measure ? `'${measure}'` : 'none'}`);
+  }
+  edit.measure = measure;
+  if (measure === 'mass' && !keys?.length) bad(where, 'keys: mass needs at least one key span');
+  if (measure !== 'mass' && keys) bad(where, `keys: only mass takes key spans; ${measure} is about all keys`);
+  if (measure === 'topKeys') {
+    if (!Number.isInteger(k) || k! < 1 || k! > maxTopKeys) {
+      bad(where, `k: topKeys gives 1 to ${maxTopKeys} keys, got ${k}; for more, capture the pattern`);
+    }
+    edit.k = k!;
+  }
+  if (measure === 'pattern') {
+    const total = prompt.ids.length + (generate?.maxTokens ?? 0);
+    const rows = edit.rows.reduce((sum, [a, b]) => sum + Math.max(0, Math.min(b === -1 ? total : b, total) - a), 0);
+    const numbers = edit.layers.length * (edit.heads?.length ?? heads) * rows * total;
+    if (numbers > maxPattern) {
+      bad(
+        where,
+        `a pattern of up to ${numbers} numbers; at most 2^30 in one capture: name fewer rows, heads or layers`,
+      );
     }
   }
-  return edit;
 }
 
 /** In the towers every image is a run of its own: rows of image i read from the source's image i. */

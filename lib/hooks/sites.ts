@@ -31,8 +31,15 @@ const table = {
     shape: '[rows, H, keys]',
     heads: 'query',
     ops: ['knockout', 'add', 'scale', 'capture'],
-    towers: layered,
-    doc: 'scaled scores before softmax; never stored, only edited and summed',
+    towers: ['decoder'],
+    doc: 'scaled scores before softmax; never stored, only edited and read through measures',
+  },
+  pattern: {
+    shape: '[rows, H, keys]',
+    heads: 'query',
+    ops: ['zero', 'scale'],
+    towers: ['decoder'],
+    doc: 'probabilities after softmax; edits are not renormalised; read by a capture at attn_logits',
   },
   z: {
     shape: '[rows, H, D]',

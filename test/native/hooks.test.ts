@@ -5,9 +5,9 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { readFolder } from '../../lib/checkpoint/folder.js';
 import { Engine, type RunResult } from '../../lib/engine.js';
-import { layerRange } from '../../lib/hooks/interventions.js';
+import { capturePattern, captureTopKeys, layerRange } from '../../lib/hooks/interventions.js';
 import { buildPrompt } from '../../lib/processor/prompt.js';
-import type { Intervention, Prompt, Range, Site, Trial, TrialResult } from '../../lib/types.js';
+import type { Capture, Intervention, Prompt, Range, Site, Trial, TrialResult } from '../../lib/types.js';
 import { relativeError } from '../support/compare.js';
 import { fixturePath, type ParityCase, readFixtureJson, readFixtureTensors } from '../support/fixture.js';
 import { parityMessages } from '../support/prompts.js';
@@ -26,7 +26,14 @@ interface HookRecord {
   }[];
 }
 const record = readFixtureJson<HookRecord>(`hooks/${model}.json`);
-const tensors = readFixtureTensors(`hooks/${model}.safetensors`);
+const afterSoftmax = readFixtureJson<HookRecord>(`hooks/${model}-pattern.json`);
+const specs = [...record.trials, ...afterSoftmax.trials];
+const tensors = new Map([
+  ...readFixtureTensors(`hooks/${model}.safetensors`),
+  ...readFixtureTensors(`hooks/${model}-pattern.safetensors`),
+]);
+/** Layer whose scores and probabilities the trial "read-outs" edits both. */
+const readLayer = 2;
 const expected = (name: string): Float32Array => tensors.get(name)!.data;
 
 /** JSON has no Infinity: an open end is null there. */
@@ -64,13 +71,17 @@ beforeAll(async () => {
   prompt = await buildPrompt(engine.processor('m'), parityMessages(record));
   const source = await buildPrompt(engine.processor('m'), parityMessages({ messages: record.sourceMessages }));
   expect([prompt.ids.length, prompt.nextPosition]).toEqual([record.rows, record.nextPosition]);
-  const trials = record.trials.map(
+  const read = { layers: [readLayer], rows: 'prompt', phase: 'prefill' } as const;
+  const trials = specs.map(
     (spec): Trial => ({
       id: spec.id,
       prompt,
       model: 'm',
       interventions: [
         ...spec.interventions.map(fromRecord),
+        ...(spec.id === 'read-outs'
+          ? [capturePattern({ name: 'pattern', ...read }), captureTopKeys({ name: 'top', ...read, k: 5 })]
+          : []),
         {
           site: 'logits',
           op: 'capture',
@@ -109,6 +120,8 @@ beforeAll(async () => {
     { site: 'attn_logits', op: 'capture', measure: 'keyMass', layers: all, rows: 'question', name: 'keyMass' },
     ...sites.map((site): Intervention => ({ site, op: 'capture', layers: siteLayers, rows: 'prompt', name: site })),
     { site: 'z', op: 'capture', layers: [1], heads: [2, 3], rows: 'last', name: 'two heads' },
+    captureTopKeys({ name: 'top', layers: all, rows: 'prompt', k: 5 }),
+    capturePattern({ name: 'rows', layers: all, rows: 'last' }),
   ];
   run = await engine.run([
     ...trials,
@@ -125,7 +138,7 @@ function result(id: string): TrialResult {
 }
 
 describe('interventions', () => {
-  test.each(record.trials.map((spec) => [spec.id, spec] as const))('%s', (id, spec) => {
+  test.each(specs.map((spec) => [spec.id, spec] as const))('%s', (id, spec) => {
     const actual = result(id);
     expect(relativeError(actual.captures.logits!.data, expected(`${id}/logits`))).toBeLessThanOrEqual(1e-4);
     if (spec.greedy) expect([...actual.tokens]).toEqual(spec.greedy);
@@ -157,6 +170,54 @@ describe('read-outs of the unedited run', () => {
           for (let k = 0; k < n; k++)
             worst = Math.max(worst, Math.abs(data[((l * n + r) * heads + h) * n + k]! - pattern(l, h, r, k)));
     expect(worst).toBeLessThan(scoreError / 2);
+  });
+
+  /** Largest probabilities in place, and the one that the fixture gives the key named there. */
+  function topError(top: Capture, of: (layer: number, head: number, row: number, key: number) => number): number {
+    const [captured, rows, , k] = top.shape as [number, number, number, number];
+    let worst = 0;
+    for (let l = 0; l < captured; l++)
+      for (let row = 0; row < rows; row++)
+        for (let h = 0; h < heads; h++) {
+          const sorted = layerRange(0, n).map((key) => of(l, h, row, key));
+          sorted.sort((a, b) => b - a);
+          for (let i = 0; i < k; i++) {
+            const at = ((l * rows + row) * heads + h) * k + i;
+            const key = top.keys![at]!;
+            const there = key < 0 ? 0 : of(l, h, row, key);
+            worst = Math.max(worst, Math.abs(top.data[at]! - sorted[i]!), Math.abs(top.data[at]! - there));
+          }
+        }
+    return worst;
+  }
+
+  test('top keys are the largest of the pattern; explicit rows are its rows', () => {
+    const { top, rows } = result('looking').captures;
+    expect(top!.shape).toEqual([layers, n, heads, 5]);
+    expect(topError(top!, pattern)).toBeLessThan(scoreError / 2);
+    let worst = 0;
+    rows!.data.forEach((p, i) => {
+      const [l, h] = [Math.floor(i / (heads * n)), Math.floor(i / n) % heads];
+      worst = Math.max(worst, Math.abs(p - pattern(l, h, n - 1, i % n)));
+    });
+    expect(rows!.shape).toEqual([layers, 1, heads, n]);
+    expect(worst).toBeLessThan(scoreError / 2);
+  });
+
+  test('under edits of scores and probabilities they describe the softmax of the edited scores', () => {
+    const { pattern: got, top } = result('read-outs').captures;
+    const softmax = expected('read-outs/pattern'); // [H, n, n]
+    const of = (_: number, head: number, row: number, key: number): number => softmax[(head * n + row) * n + key]!;
+    let worst = 0;
+    let moved = 0;
+    got!.data.forEach((p, i) => {
+      const [row, head, key] = [Math.floor(i / (heads * n)), Math.floor(i / n) % heads, i % n];
+      worst = Math.max(worst, Math.abs(p - of(0, head, row, key)));
+      moved = Math.max(moved, Math.abs(p - pattern(readLayer, head, row, key)));
+    });
+    expect(worst).toBeLessThan(scoreError / 2);
+    expect(moved).toBeGreaterThan(0.01);
+    expect(topError(top!, of)).toBeLessThan(scoreError / 2);
   });
 
   test('mass of spans, keyMass, entropy and lse', () => {

@@ -118,6 +118,7 @@ const open = [[0, -1]];
 const visionEdit = { tower: 'vision', site: 'resid_post', layers: [0] };
 const patch = { op: 'patch', source: 1, rows: [[0, 2]], sourceRows: [[0, 2]] };
 const mass = { site: 'attn_logits', op: 'capture', measure: 'mass', capture: 0, keys: [[[0, 1]]] };
+const top = { site: 'attn_logits', op: 'capture', measure: 'topKeys', capture: 0, k: 3 };
 
 const broken: [string, Break][] = [
   ['images: a number', (r) => (r.images = 3)],
@@ -236,6 +237,7 @@ const broken: [string, Break][] = [
     'prefill',
     'decode',
     'measure',
+    'k',
     'capture',
   ].map((field): [string, Break] => [`edit.${field}: an object`, edit({ [field]: { length: 1 } })]),
   ['edit.site: unknown', edit({ site: 'hidden' })],
@@ -300,6 +302,25 @@ const broken: [string, Break][] = [
   ['edit.scalar: NaN', edit({ op: 'scale', scalar: Number.NaN })],
   ['edit.scalar: infinite in float32', edit({ op: 'add', scalar: 1e300 })],
   ['edit.scalar: negative at attn_logits', edit({ site: 'attn_logits', op: 'scale', scalar: -1 })],
+  ['edit.scalar: negative at pattern', edit({ site: 'pattern', op: 'scale', scalar: -0.5 })],
+  [
+    'edit.keys: of a pattern, overlapping',
+    edit({
+      site: 'pattern',
+      keys: [
+        [
+          [0, 3],
+          [2, 4],
+        ],
+      ],
+    }),
+  ],
+  ['edit.heads: beyond, at pattern', edit({ site: 'pattern', heads: [4] })],
+  ['edit: add at pattern', edit({ site: 'pattern', op: 'add', scalar: 1 })],
+  ['edit: mean at pattern', edit({ site: 'pattern', op: 'mean' })],
+  ['edit: patch at pattern', edit({ site: 'pattern', ...patch })],
+  ['edit: knockout at pattern', edit({ site: 'pattern', op: 'knockout' })],
+  ['edit.vector: at pattern', edit({ site: 'pattern', op: 'scale', scalar: 1, vector: new Float32Array(3) })],
   ['edit.vector: short', edit({ op: 'add', vector: new Float32Array(31) })],
   ['edit.vector: none', edit({ op: 'add', vector: new Float32Array(0) })],
   ['edit.vector: of the query heads at k', edit({ site: 'k', op: 'add', vector: new Float32Array(32) })],
@@ -345,6 +366,25 @@ const broken: [string, Break][] = [
   ['capture: mass of a stream', edit({ ...mass, site: 'q' })],
   ['capture: mass without keys', edit({ ...mass, keys: undefined })],
   ['capture: value at attn_logits', edit({ ...mass, measure: 'value' })],
+  ['capture: at pattern', edit({ ...mass, site: 'pattern' })],
+  ['capture: the value of pattern', edit({ ...mass, site: 'pattern', measure: 'value', keys: undefined })],
+  ['capture: an unknown measure', edit({ ...mass, measure: 'argmax' })],
+  ['capture: keys of an entropy', edit({ ...mass, measure: 'entropy' })],
+  ['capture: keys of a pattern', edit({ ...mass, measure: 'pattern' })],
+  ...[undefined, 0, -1, 33, 2 ** 31 - 1, 2 ** 32 + 1, 1.5, Number.NaN, '3'].map((k): [string, Break] => [
+    `capture: top ${k} keys`,
+    edit({ ...top, k }),
+  ]),
+  ['capture: k of a mass', edit({ ...mass, k: 3 })],
+  ['capture: top keys of a stream', edit({ ...top, site: 'resid_post' })],
+  [
+    'capture: a pattern beyond memory',
+    (r) => {
+      edit({ ...top, measure: 'pattern', k: undefined, rows: open })(r);
+      Object.assign(r.trials[0], { captures: 1, maxTokens: 1 << 20 });
+    },
+  ],
+  ['vision edit: pattern', edit({ ...visionEdit, site: 'pattern' })],
   ['vision edit: attn_logits', edit({ ...visionEdit, site: 'attn_logits', op: 'knockout' })],
   ['vision edit: logits', edit({ ...visionEdit, site: 'logits' })],
   ['vision edit: layer beyond', edit({ ...visionEdit, layers: [2] })],

@@ -79,6 +79,10 @@ function zoo(): Trial[] {
     ]),
     trial('bias', target, [{ site: 'attn_logits', op: 'add', layers: [2], keys: ['image'], value: 1.5 }]),
     trial('temper', target, [{ site: 'attn_logits', op: 'scale', layers: [2, 4], keys: ['system'], value: 0.25 }]),
+    trial('dampen', target, [{ site: 'pattern', op: 'scale', layers: [1, 4], keys: ['image'], value: 0.5 }]),
+    trial('cut after softmax', target, [
+      { site: 'pattern', op: 'zero', layers: [2], rows: 'question', keys: ['image'], heads: [1, 2] },
+    ]),
     trial('steer', target, [{ site: 'resid_post', op: 'add', layers: [2], value: vector, phase: 'both' }]),
     trial('steer later', target, [{ site: 'resid_post', op: 'add', layers: [2], value: vector, phase: 'decode' }]),
     trial('heads', target, [{ site: 'z', op: 'scale', layers: [4], heads: [1, 3], value: 0 }]),

@@ -286,6 +286,7 @@ describe('decode', () => {
         },
       ],
     ],
+    ['probabilities of the image', [{ site: 'pattern', op: 'scale', layers: [1, 3], keys: ['image'], value: 0.4 }]],
     [
       'mean vector',
       [{ site: 'mlp_out', op: 'mean', layers: [1], value: vector, rows: [[5, Number.POSITIVE_INFINITY]] }],

@@ -4,10 +4,14 @@ import { GalvaniError } from '../../lib/errors.js';
 import {
   captureKeyMass,
   captureMass,
+  capturePattern,
+  captureTopKeys,
   knockout,
+  scale,
   skipLayer,
   swapImage,
   swapLayers,
+  zeroAblate,
 } from '../../lib/hooks/interventions.js';
 import { siteInfo, sites } from '../../lib/hooks/sites.js';
 import { resolveSpan, rowCount, spanNames, withoutRows } from '../../lib/hooks/spans.js';
@@ -113,15 +117,28 @@ describe('interventions', () => {
     });
     expect(captureMass({ name: 'm', layers: [0], rows: 'last', keys: ['image'] }).measure).toBe('mass');
     expect(captureKeyMass({ name: 'm', layers: [0], rows: 'last' }).measure).toBe('keyMass');
+    const top = captureTopKeys({ name: 't', layers: [1], rows: 'last', heads: [2], k: 5 });
+    expect(top).toEqual({
+      ...{ site: 'attn_logits', op: 'capture', measure: 'topKeys' },
+      ...{ name: 't', layers: [1], rows: 'last', heads: [2], k: 5 },
+    });
+    expect(capturePattern({ name: 'p', layers: [0], rows: 'last' }).measure).toBe('pattern');
+    expect(scale('pattern', { layers: [0], keys: ['image'], value: 0.5 })).toEqual({
+      ...{ site: 'pattern', op: 'scale', layers: [0], keys: ['image'], value: 0.5 },
+    });
   });
   test('every builder uses a site and op the table allows', () => {
     const all = [
       ...swapImage({ source: 's', mode: 'single', layer: 0, totalLayers: 2 }),
       ...skipLayer(0),
       knockout({ layers: [0], queries: 'all', keys: 'image' }),
+      captureTopKeys({ name: 't', layers: [0], rows: 'last', k: 1 }),
+      capturePattern({ name: 'p', layers: [0], rows: 'last' }),
+      zeroAblate('pattern', { layers: [0], keys: ['image'] }),
+      scale('pattern', { layers: [0], value: 0.5 }),
     ];
     for (const i of all) expect(siteInfo(i.site).ops).toContain(i.op);
-    expect(sites).toHaveLength(11);
+    expect(sites).toHaveLength(12);
     expect(() => siteInfo('hidden' as 'k')).toThrow(/expected one of resid_pre/);
   });
 });

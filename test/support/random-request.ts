@@ -5,6 +5,7 @@
 import type {
   GenerationOptions,
   Intervention,
+  Phase,
   PixelPatches,
   Prompt,
   Range,
@@ -293,12 +294,52 @@ function randomGeneration(dice: Dice): GenerationOptions {
   };
 }
 
-/** 1 to 8 trials in random order; sources may form chains and come after the trials that read them. */
+/**
+ * Edits after softmax, shared by several trials of a prompt as often as not, and read-outs of single keys. Drawn apart,
+ * so that the other choices of a seed stay what they were when it first failed.
+ */
+function withPatterns(trials: readonly Trial[], layers: number, dice: Dice): Trial[] {
+  const edits = new Map<Prompt, Intervention>();
+  return trials.map((trial) => {
+    const { prompt } = trial;
+    const n = prompt.ids.length;
+    const interventions = [...(trial.interventions ?? [])];
+    const phase = (): Phase => dice.pick(['prefill', 'decode', 'both', 'both'] as const);
+    for (let left = dice.int(3); left > 0; left--) {
+      const op = dice.pick(['zero', 'scale', 'scale'] as const);
+      const fresh: Intervention = {
+        ...{ site: 'pattern', op, layers: dice.some(layers), rows: randomRows(dice, n, prompt, true), phase: phase() },
+        ...(op === 'scale' && { value: dice.pick([0, 0.25, 1, 1.5]) }),
+        ...(dice.chance(0.8) && { keys: [randomRows(dice, n, prompt, true)] }),
+        ...(dice.chance(0.4) && { heads: dice.some(heads) }),
+      };
+      const edit = dice.chance(0.5) ? (edits.get(prompt) ?? fresh) : fresh;
+      edits.set(prompt, edit);
+      interventions.splice(dice.int(interventions.length + 1), 0, edit);
+    }
+    for (let left = dice.int(3); left > 0; left--) {
+      const measure = dice.pick(['topKeys', 'pattern'] as const);
+      interventions.splice(dice.int(interventions.length + 1), 0, {
+        ...{ site: 'attn_logits', op: 'capture', measure, name: `${trial.id} ${measure} ${left}` },
+        ...{ layers: dice.some(layers), rows: randomRows(dice, n, prompt, true), phase: phase() },
+        ...(measure === 'topKeys' && { k: dice.pick([1, 3, 32]) }),
+        ...(dice.chance(0.4) && { heads: dice.some(heads) }),
+      });
+    }
+    return { ...trial, interventions };
+  });
+}
+
+/**
+ * 1 to 8 trials in random order; sources may form chains and come after the trials that read them.
+ * @param patterns with edits and read-outs after softmax as well.
+ */
 export function randomRequest(
   seed: number,
   models: readonly string[],
   layers: number,
   size: 'small' | 'large' = 'small',
+  patterns = true,
 ): Trial[] {
   const dice = new Dice(seed);
   const prompts = Array.from({ length: 1 + dice.int(3) }, () => randomPrompt(dice, size));
@@ -336,7 +377,8 @@ export function randomRequest(
       }),
     });
   }
-  return dice.shuffled(trials);
+  const shuffled = dice.shuffled(trials);
+  return patterns ? withPatterns(shuffled, layers, new Dice(seed + 0x5eed)) : shuffled;
 }
 
 /** A trial with those it reads from, in the request's order. */
