@@ -58,7 +58,7 @@ it('loads, runs and exits in 20 workers, four at a time', async () => {
       expect(exit).toBe(0);
       expect(last.error).toBeUndefined();
       expect(last.code).toBe('FILE_NOT_FOUND');
-      expect(last.tensors).toBe(11);
+      expect(last.tensors).toBe(16);
       expect(last.reports).toBeGreaterThan(0);
     }
   }
