@@ -5,6 +5,7 @@
 //                  openCheckpoint(path), writeSafetensors(path, tensors, metadata?)
 //   engine.cc      NativeEngine                  addModel, removeModel, run, threads
 //   weights.cc     compareWeights, identicalTensors, singularValues
+//   merge.cc       writeMerged, writeLowRank, mergeMethods
 //   ops.cc         NativeOps                     matmul, attention, mropeTable, visionRopeTable (tests, benches)
 //   device.cc      cpuInfo(), cudaStatus(library?)
 #include "bindings/addon.h"
@@ -18,6 +19,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   init_checkpoint(env, exports);
   init_engine(env, exports);
   init_weights(env, exports);
+  init_merge(env, exports);
   init_ops(env, exports);
   init_device(env, exports);
   return exports;

@@ -25,6 +25,7 @@ inline void export_class(Napi::Env env, Napi::Object exports, const char* name, 
 void init_tasks(Napi::Env env, Napi::Object exports);       // task.cc
 void init_checkpoint(Napi::Env env, Napi::Object exports);  // checkpoint.cc
 void init_weights(Napi::Env env, Napi::Object exports);     // weights.cc
+void init_merge(Napi::Env env, Napi::Object exports);       // merge.cc
 void init_engine(Napi::Env env, Napi::Object exports);      // engine.cc
 void init_ops(Napi::Env env, Napi::Object exports);         // ops.cc
 void init_device(Napi::Env env, Napi::Object exports);      // device.cc

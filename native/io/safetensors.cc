@@ -291,6 +291,12 @@ const Checkpoint::Entry& Checkpoint::entry(const std::string& name) const {
 const TensorView& Checkpoint::at(const std::string& name) const { return view_of(entry(name)); }
 const std::string& Checkpoint::file_of(const std::string& name) const { return files_[entry(name).file]->path(); }
 
+Checkpoint::Stored Checkpoint::stored(const std::string& name) const {
+  const Entry& found = entry(name);
+  const MappedFile& file = *files_[found.file];
+  return {found.view.dtype, found.view.shape, file.path(), found.mapped - file.data(), found.view.bytes()};
+}
+
 std::vector<std::string> Checkpoint::names() const {
   std::vector<std::string> names;
   names.reserve(entries_.size());

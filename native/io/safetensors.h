@@ -39,6 +39,14 @@ class Checkpoint {
   std::vector<std::string> files() const;            // paths, in shard order
   // Path of the file that holds a tensor; TENSOR_MISSING as at().
   const std::string& file_of(const std::string& name) const;
+  // Where a tensor's bytes lie, for readers that do not want the mapping.
+  struct Stored {
+    DType dtype;
+    std::vector<int64_t> shape;
+    std::string file;
+    int64_t offset, bytes;
+  };
+  Stored stored(const std::string& name) const;
   // "__metadata__" of all shards; the first shard wins on a key in both.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   // Where a tensor's bytes lie: the file's place in files(), and the offset within it. Sorting by it reads in order.
@@ -73,7 +81,7 @@ class Checkpoint {
 // Writes one file: declare every tensor, write their bytes in any order and in pieces, finish. The file appears under
 // its name complete or not at all (temporary file beside it, fsync, rename); without finish() nothing stays behind.
 // Layout as the reference writer's: larger element types first, then by name, header padded so that data are aligned.
-// Equal input gives an equal file. Not thread-safe.
+// Equal input gives an equal file. write() may be called from several threads once start() was.
 class SafetensorsWriter {
  public:
   explicit SafetensorsWriter(std::string path, std::map<std::string, std::string> metadata = {});
@@ -83,6 +91,8 @@ class SafetensorsWriter {
 
   // BAD_ARGUMENT: a name twice, "__metadata__", not UTF-8, a negative or overflowing shape, after the first write.
   void declare(const std::string& name, DType dtype, const std::vector<int64_t>& shape);
+  // Creates the file and writes its header; the first write does it otherwise.
+  void start();
   // `bytes` bytes at `offset` within the tensor. IO when the disk is full.
   void write(const std::string& name, const void* data, int64_t bytes, int64_t offset = 0);
   // BAD_ARGUMENT when a declared tensor has not received exactly its bytes.
@@ -96,7 +106,6 @@ class SafetensorsWriter {
     int64_t begin = 0;  // within the data section
     int64_t written = 0;
   };
-  void start();
   void put(const void* data, int64_t bytes, int64_t at);
   [[noreturn]] void fail(const char* action, int error) const;
 
@@ -105,6 +114,7 @@ class SafetensorsWriter {
   std::map<std::string, Slot> slots_;
   int64_t data_start_ = 0;
   int fd_ = -1;
+  std::mutex written_mutex_;
 };
 
 }  // namespace galvani

@@ -48,6 +48,7 @@ void SafetensorsWriter::declare(const std::string& name, DType dtype, const std:
 }
 
 void SafetensorsWriter::start() {
+  if (data_start_) return;
   std::vector<std::map<std::string, Slot>::iterator> order;
   for (auto slot = slots_.begin(); slot != slots_.end(); ++slot) order.push_back(slot);
   std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
@@ -117,6 +118,7 @@ void SafetensorsWriter::write(const std::string& name, const void* data, int64_t
     throw Error(Code::kBadArgument, where + ": " + std::to_string(bytes) + " bytes at " + std::to_string(offset) +
                                         " leave its " + std::to_string(slot.bytes));
   put(data, bytes, data_start_ + slot.begin + offset);
+  const std::lock_guard lock(written_mutex_);
   slot.written += bytes;
 }
 

@@ -1,0 +1,5 @@
+#include "ops/combine_loops.h"
+
+namespace galvani {
+const CombineKernels kCombineAvx512 = GALVANI_COMBINE_TABLE;
+}  // namespace galvani

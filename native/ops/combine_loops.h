@@ -1,0 +1,237 @@
+// The loops behind combine_kernels.h, compiled once per instruction set. Internal linkage and no library headers, for
+// the reason given in reduce_chunk.h.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#else
+#include "core/dtype.h"
+#endif
+#include "ops/combine_kernels.h"
+
+namespace galvani {
+namespace {
+
+inline uint32_t to_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline float from_bits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline float magnitude(float value) { return from_bits(to_bits(value) & 0x7fffffffu); }
+
+void widen_bf16(const uint16_t* from, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from_bits(static_cast<uint32_t>(from[i]) << 16);
+}
+
+void narrow_bf16(const float* from, int64_t n, uint16_t* to) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = to_bits(from[i]);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1)) >> 16, nan = (bits >> 16) | 0x40;
+    to[i] = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+  }
+}
+
+#if defined(__AVX2__)
+void widen_f16(const uint16_t* from, int64_t n, float* to) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+  for (; i < n; ++i) to[i] = _cvtsh_ss(from[i]);
+}
+void narrow_f16(const float* from, int64_t n, uint16_t* to) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i),
+                     _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  for (; i < n; ++i) to[i] = static_cast<uint16_t>(_cvtss_sh(from[i], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#else
+void widen_f16(const uint16_t* from, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = f16_to_float(from[i]);
+}
+void narrow_f16(const float* from, int64_t n, uint16_t* to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = float_to_f16(from[i]);
+}
+#endif
+
+void subtract(const float* a, const float* b, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = a[i] - b[i];
+}
+void scale(float* x, float factor, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] *= factor;
+}
+void add_scaled(float factor, const float* x, double* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] += static_cast<double>(factor) * static_cast<double>(x[i]);
+}
+
+constexpr int kStrip = 64;  // elements whose float64 sums stay in registers or the first cache
+
+void weighted_sum(const float* const* in, const float* factor, int count, int64_t n, float* out) {
+  for (int64_t at = 0; at < n; at += kStrip) {
+    const int64_t width = n - at < kStrip ? n - at : kStrip;
+    double sums[kStrip];
+    // The first product is not added to 0, which would lose the sign of a zero.
+    for (int64_t i = 0; i < width; ++i) sums[i] = static_cast<double>(factor[0]) * static_cast<double>(in[0][at + i]);
+    for (int input = 1; input < count; ++input) {
+      const float* x = in[input] + at;
+      const double f = factor[input];
+      for (int64_t i = 0; i < width; ++i) sums[i] += f * static_cast<double>(x[i]);
+    }
+    for (int64_t i = 0; i < width; ++i) out[at + i] = static_cast<float>(sums[i]);
+  }
+}
+
+void dot(const float* a, const float* b, int64_t n, double* lanes) {
+  double sums[kSumLanes] = {};
+  int64_t at = 0;
+  for (; at + kSumLanes <= n; at += kSumLanes)
+    for (int lane = 0; lane < kSumLanes; ++lane)
+      sums[lane] += static_cast<double>(a[at + lane]) * static_cast<double>(b[at + lane]);
+  for (; at < n; ++at) sums[at % kSumLanes] += static_cast<double>(a[at]) * static_cast<double>(b[at]);
+  for (int lane = 0; lane < kSumLanes; ++lane) lanes[lane] += sums[lane];
+}
+
+void sum_abs(const float* a, int64_t n, double* lanes) {
+  double sums[kSumLanes] = {};
+  int64_t at = 0;
+  for (; at + kSumLanes <= n; at += kSumLanes)
+    for (int lane = 0; lane < kSumLanes; ++lane) sums[lane] += static_cast<double>(magnitude(a[at + lane]));
+  for (; at < n; ++at) sums[at % kSumLanes] += static_cast<double>(magnitude(a[at]));
+  for (int lane = 0; lane < kSumLanes; ++lane) lanes[lane] += sums[lane];
+}
+
+// A uniform number in [0, 1) that depends on key and element alone (the finaliser of SplitMix64), so that a mask is
+// the same in every pass, whatever the threads, and after an interruption.
+inline float uniform(uint64_t key, int64_t element) {
+  uint64_t z = key + static_cast<uint64_t>(element) * 0x9e3779b97f4a7c15ull;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+  return static_cast<float>(static_cast<int32_t>((z ^ (z >> 31)) >> 40)) * 0x1.0p-24f;
+}
+
+void keep_random(float* x, int64_t n, uint64_t key, int64_t begin, float keep) {
+  for (int64_t i = 0; i < n; ++i) x[i] = uniform(key, begin + i) < keep ? x[i] : 0.0f;
+}
+void keep_random_each(float* x, int64_t n, uint64_t key, int64_t begin, const float* keep) {
+  for (int64_t i = 0; i < n; ++i) x[i] = uniform(key, begin + i) < keep[i] ? x[i] : 0.0f;
+}
+
+void task_sum(const float* base, const float* const* d, const float* weight, int count, bool consensus, bool normalize,
+              float lambda, int64_t n, float* out) {
+  double all_weights = 0;
+  for (int m = 0; m < count; ++m) all_weights += static_cast<double>(weight[m]);
+  const double whole = all_weights > -1e-8 && all_weights < 1e-8 ? 1.0 : all_weights;
+  for (int64_t at = 0; at < n; at += kStrip) {
+    const int64_t width = n - at < kStrip ? n - at : kStrip;
+    double sums[kStrip] = {}, mixed[kStrip] = {}, divisor[kStrip] = {};
+    for (int m = 0; m < count; ++m)
+      for (int64_t i = 0; i < width; ++i) sums[i] += static_cast<double>(d[m][at + i]);
+    if (consensus) {
+      for (int m = 0; m < count; ++m) {
+        const double w = weight[m];
+        for (int64_t i = 0; i < width; ++i) {
+          const double value = d[m][at + i];
+          const bool agrees = sums[i] >= 0 ? value > 0 : value < 0;
+          mixed[i] += agrees ? value : 0.0;
+          divisor[i] += agrees ? w : 0.0;
+        }
+      }
+      for (int64_t i = 0; i < width; ++i) divisor[i] = divisor[i] == 0 ? 1.0 : divisor[i];
+    } else {
+      for (int64_t i = 0; i < width; ++i) mixed[i] = sums[i];
+      for (int64_t i = 0; i < width; ++i) divisor[i] = whole;
+    }
+    for (int64_t i = 0; i < width; ++i) {
+      // Rounded to float32 first, so that its product with lambda is exact.
+      const float step = static_cast<float>(normalize ? mixed[i] / divisor[i] : mixed[i]);
+      out[at + i] = static_cast<float>(static_cast<double>(base[at + i]) +
+                                       static_cast<double>(lambda) * static_cast<double>(step));
+    }
+  }
+}
+
+void sce_sum(const float* base, const float* const* d, const float* weight, int count, int64_t n, float* out) {
+  for (int64_t at = 0; at < n; at += kStrip) {
+    const int64_t width = n - at < kStrip ? n - at : kStrip;
+    double sums[kStrip] = {}, mixed[kStrip] = {}, divisor[kStrip] = {};
+    for (int m = 0; m < count; ++m)
+      for (int64_t i = 0; i < width; ++i) sums[i] += static_cast<double>(d[m][at + i]);
+    for (int m = 0; m < count; ++m) {
+      const double w = weight[m];
+      for (int64_t i = 0; i < width; ++i) {
+        const double value = d[m][at + i];
+        const bool agrees = sums[i] >= 0 ? value > 0 : value < 0;
+        mixed[i] += agrees ? w * value : 0.0;
+        divisor[i] += agrees ? w : 0.0;
+      }
+    }
+    for (int64_t i = 0; i < width; ++i)
+      out[at + i] =
+          static_cast<float>(static_cast<double>(base[at + i]) + (divisor[i] > 0 ? mixed[i] / divisor[i] : 0.0));
+  }
+}
+
+void variance(const float* const* d, int count, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    double sum = 0;
+    for (int m = 0; m < count; ++m) sum += static_cast<double>(d[m][i]);
+    const float mean = static_cast<float>(sum / count);
+    double square = 0;
+    for (int m = 0; m < count; ++m) {
+      const float off = d[m][i] - mean;
+      square += static_cast<double>(off) * static_cast<double>(off);
+    }
+    out[i] = static_cast<float>(square / count);
+  }
+}
+
+void ram_sum(const float* base, const float* const* d, const float* unique, int count, float epsilon, int64_t n,
+             float* out) {
+  for (int64_t at = 0; at < n; at += kStrip) {
+    const int64_t width = n - at < kStrip ? n - at : kStrip;
+    double alone[kStrip] = {}, shared[kStrip] = {}, takers[kStrip] = {};
+    for (int m = 0; m < count; ++m) {
+      const double factor = unique[m];
+      for (int64_t i = 0; i < width; ++i) {
+        const float value = d[m][at + i];
+        const bool counts = magnitude(value) > epsilon;
+        takers[i] += counts ? 1.0 : 0.0;
+        shared[i] += counts ? static_cast<double>(value) : 0.0;
+        alone[i] += counts ? factor * static_cast<double>(value) : 0.0;
+      }
+    }
+    for (int64_t i = 0; i < width; ++i) {
+      const double mean = shared[i] / (takers[i] > 1 ? takers[i] : 1.0);
+      out[at + i] = static_cast<float>(static_cast<double>(base[at + i]) + (takers[i] == 1 ? alone[i] : mean));
+    }
+  }
+}
+
+void nearswap(const float* a, const float* b, float t, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float step = b[i] - a[i], size = magnitude(step);
+    const float moved = a[i] + (step > 0 ? t : -t);
+    out[i] = size <= t ? b[i] : moved;
+  }
+}
+
+}  // namespace
+
+#define GALVANI_COMBINE_TABLE                                                                                \
+  {                                                                                                          \
+    widen_bf16, widen_f16, narrow_bf16, narrow_f16, subtract, scale, add_scaled, weighted_sum, dot, sum_abs, \
+        keep_random, keep_random_each, task_sum, sce_sum, variance, ram_sum, nearswap                        \
+  }
+
+}  // namespace galvani
