@@ -1,12 +1,12 @@
 /** Summary → report: the document, and the files of a run directory (report.html, summary.json, tables/*.csv). */
 import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { writeAtomic } from '../checkpoint/files.js';
 import { tableToCsv } from '../report/csv.js';
 import type { Answer, ReportDocument, Section } from '../report/document.js';
 import { formatNumber } from '../report/format.js';
 import { renderHtml } from '../report/html.js';
 import { renderMarkdown } from '../report/markdown.js';
-import { writeAtomic } from '../run/run-dir.js';
 import { attendFindings, attendSection } from './report-attend.js';
 import { freezeFindings, freezeSection } from './report-freeze.js';
 import { column, prose, tableBlock } from './report-parts.js';

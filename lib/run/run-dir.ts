@@ -2,8 +2,9 @@
  * A run directory: run.json (what was asked, of which models), plan.jsonl (what each ledger key means), ledger.jsonl
  * (results). With shards each process has its own plan and ledger file; reading merges them.
  */
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { writeAtomic } from '../checkpoint/files.js';
 import { GalvaniError } from '../errors.js';
 import type { HistoryRow } from './history.js';
 import { JsonLines } from './json-lines.js';
@@ -32,25 +33,6 @@ export interface RunRecord {
   readonly data: Readonly<Record<string, string>>;
   /** What the report needs and no row carries, such as region cuts. */
   readonly facts: JsonObject;
-}
-
-/** Writes beside, flushes, renames: a reader sees the old file or the new one. */
-export function writeAtomic(path: string, content: string | Uint8Array): void {
-  const temporary = `${path}.${process.pid}.tmp`;
-  try {
-    const fd = openSync(temporary, 'w');
-    try {
-      const bytes = typeof content === 'string' ? Buffer.from(content, 'utf8') : content;
-      for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done);
-      fsyncSync(fd);
-    } finally {
-      closeSync(fd);
-    }
-    renameSync(temporary, path);
-  } catch (cause) {
-    rmSync(temporary, { force: true });
-    throw new GalvaniError('IO', `${path}: writing failed: ${(cause as Error).message}`, { cause });
-  }
 }
 
 export function readRunRecord(dir: string): RunRecord {
