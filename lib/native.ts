@@ -161,6 +161,60 @@ export interface CompareOptions {
   readonly threads?: number;
 }
 
+/** A tensor of one of writeMerged's checkpoints, perhaps with a low-rank adapter applied. */
+export interface NativeMergeTable {
+  readonly checkpoint: number;
+  readonly name: string;
+  readonly adapter?: {
+    readonly checkpoint: number;
+    /** A (rank, in) and B (out, rank): W + scale · B A, or its transpose. */
+    readonly a: string;
+    readonly b: string;
+    readonly scale: number;
+    readonly transposed: boolean;
+  };
+}
+
+export interface NativeMergeInput {
+  /** One table; several with `rows`. */
+  readonly tables: readonly NativeMergeTable[];
+  /** Gathers rows of the tables, counted through: row number, −1 zeros, −2 − i the mean of the rows blends[i]. */
+  readonly rows?: Int32Array;
+  readonly blends?: readonly Int32Array[];
+  /** Rows at the end, each the mean of all before. */
+  readonly padding?: number;
+}
+
+export interface NativeMergeTensor {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** One of mergeMethods(), or 'copy': the stored bytes of the one input. */
+  readonly method: string;
+  readonly inputs: readonly NativeMergeInput[];
+  /** Index into inputs; −1: none. */
+  readonly base: number;
+  readonly shared: Readonly<Record<string, number>>;
+  readonly each: Readonly<Record<string, readonly number[]>>;
+}
+
+export interface NativeLowRankRequest {
+  /** File written, with the tensors nameA (rank, columns) and nameB (rows, rank). */
+  readonly path: string;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly before: NativeCheckpoint;
+  readonly beforeName: string;
+  readonly after: NativeCheckpoint;
+  readonly afterName: string;
+  readonly nameA: string;
+  readonly nameB: string;
+  readonly rank: number;
+  readonly energy?: number;
+  readonly least?: number;
+  readonly dtype: DType;
+  readonly threads?: number;
+}
+
 export interface CpuInfo {
   /** The code path in use; GALVANI_ISA=portable|avx2 lowers it. */
   readonly isa: 'portable' | 'avx2' | 'avx512';
@@ -363,6 +417,22 @@ export interface Native {
     columns: number,
     method: 'auto' | 'gram' | 'direct',
   ): { readonly values: Float64Array; readonly resolution: number; readonly method: 'gram' | 'direct' };
+  /** Writes one file of copied and merged tensors, complete or not at all. Progress counts output bytes. */
+  writeMerged(
+    path: string,
+    metadata: Readonly<Record<string, string>>,
+    checkpoints: readonly NativeCheckpoint[],
+    tensors: readonly NativeMergeTensor[],
+    options: { readonly seed?: number; readonly threads?: number },
+    task?: TaskOptions,
+  ): Promise<void>;
+  /** `square` = ‖Δ‖_F²; the singular values are those kept. */
+  writeLowRank(
+    request: NativeLowRankRequest,
+    task?: TaskOptions,
+  ): Promise<{ readonly rank: number; readonly singularValues: readonly number[]; readonly square: number }>;
+  /** Names that lib/merge/methods.ts describes. */
+  mergeMethods(): string[];
   cpuInfo(): CpuInfo;
   /** Of the library in use; of another one when a path is given. */
   cudaStatus(library?: string): CudaStatus;

@@ -7,7 +7,7 @@ import { readFolder } from '../checkpoint/folder.js';
 import { regions } from '../checkpoint/graft.js';
 import { GalvaniError } from '../errors.js';
 import { readStudy } from '../experiments/study-file.js';
-import { writeAtomic } from '../run/run-dir.js';
+import { writeAtomic } from '../checkpoint/files.js';
 import { positiveInteger, print } from './shared.js';
 
 /** A folder that can be studied, and the stage its name suggests. */

@@ -10,6 +10,7 @@ import { generateCommand } from './generate.js';
 import { initCommand } from './init.js';
 import { localizeCommand } from './localize.js';
 import { planCommand } from './plan.js';
+import { mergeCommand } from './merge.js';
 import { reportCommand } from './report.js';
 import { studyCommand } from './study.js';
 import { transferCommand } from './transfer.js';
@@ -20,6 +21,7 @@ const commands: readonly (() => Command)[] = [
   attendCommand,
   characterizeCommand,
   transferCommand,
+  mergeCommand,
   freezeCommand,
   initCommand,
   planCommand,

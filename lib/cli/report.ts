@@ -10,7 +10,7 @@ import { rowsBehind, summarize } from '../experiments/summary.js';
 import { renderHtml } from '../report/html.js';
 import { renderMarkdown } from '../report/markdown.js';
 import type { JsonObject } from '../run/rows.js';
-import { writeAtomic } from '../run/run-dir.js';
+import { writeAtomic } from '../checkpoint/files.js';
 import { findingsList, printStudy } from './print.js';
 import { print } from './shared.js';
 

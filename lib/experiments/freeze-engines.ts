@@ -7,7 +7,7 @@ import { chmodSync, copyFileSync, mkdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { GalvaniError } from '../errors.js';
-import { writeAtomic } from '../run/run-dir.js';
+import { writeAtomic } from '../checkpoint/files.js';
 import type { FreezePlan } from './freeze-plan.js';
 
 export type EngineName = 'trl' | 'verl' | 'ms-swift';

@@ -26,6 +26,7 @@ const libRooms: Readonly<Record<string, readonly string[]>> = {
   processor: [...base, 'native', 'checkpoint', 'models'],
   hooks: [...base, 'native', 'checkpoint', 'models', 'processor'],
   weights: [...base, 'native', 'checkpoint', 'models', 'processor'],
+  merge: [...base, 'native', 'checkpoint', 'models'],
   engine: [...base, 'native', 'checkpoint', 'models', 'processor', 'hooks'],
   data: base,
   grading: base,
