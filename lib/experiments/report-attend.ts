@@ -223,8 +223,8 @@ function shiftCharts(result: AttendResult, summary: Summary, modeText: (mode: Te
     chart(
       'attention-shifts',
       'Change of attention to the image between models',
-      'Paired over items, sinks taken out. Bands hold for all layers of a curve together (bootstrap at level 1 − 0.05/layers); ' +
-        'a shift counts as significant when its band leaves out zero.',
+      'Paired over items, sinks taken out. Bands: bootstrap at level 1 − 0.05/layers. A shift counts as significant by a sign-flip test ' +
+        'over items, Holm-adjusted over the layers of its curve; the bands are too narrow for that with few items.',
       smallMultiples(panels),
       shiftTable(shifts),
     ),
@@ -244,6 +244,8 @@ function shiftTable(shifts: readonly AttentionShift[]) {
       column('jointLow', 'jointly low', 'number', 2),
       column('jointHigh', 'high', 'number', 2),
       column('n', 'n', 'number'),
+      column('p', 'p', 'p'),
+      column('pHolm', 'p, Holm', 'p'),
       column('significant', 'Significant'),
     ],
     rows: shifts
@@ -259,6 +261,8 @@ function shiftTable(shifts: readonly AttentionShift[]) {
         jointLow: points(shift.simultaneous.low),
         jointHigh: points(shift.simultaneous.high),
         n: shift.difference.n,
+        p: shift.p,
+        pHolm: shift.pHolm,
         significant: shift.significant ? 'yes' : 'no',
       })),
   };

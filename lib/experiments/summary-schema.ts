@@ -208,6 +208,8 @@ const attend = z.strictObject({
       figure: oneOf(attentionMeasures),
       difference: mean,
       simultaneous: z.strictObject({ low: z.number().nullable(), high: z.number().nullable() }),
+      p: share.nullable().describe('two-sided sign-flip test over items'),
+      pHolm: share.nullable().describe('Holm over the layers of the curve'),
       significant: z.boolean(),
     }),
   ),
