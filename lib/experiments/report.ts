@@ -11,6 +11,7 @@ import { attendFindings, attendSection } from './report-attend.js';
 import { freezeFindings, freezeSection } from './report-freeze.js';
 import { column, prose, tableBlock } from './report-parts.js';
 import { reasoningFindings, reasoningSection } from './report-reasoning.js';
+import { referenceFindings, referenceSection } from './report-reference.js';
 import { transferFindings, transferSection } from './report-transfer.js';
 import { controlFindings, visionFindings, visionSection } from './report-vision.js';
 import { weightsFindings, weightsSection } from './report-weights.js';
@@ -18,7 +19,7 @@ import type { Summary } from './summary.js';
 
 /** Sentences of the opening, in the order of the paper's questions: where, what, whether it transfers, whether it is needed. */
 export function findings(summary: Summary): Answer[] {
-  const { localizeVision, localizeReasoning, attend, characterize, transfer, freeze } = summary;
+  const { localizeVision, localizeReasoning, attend, characterize, transfer, freeze, reference } = summary;
   return [
     ...(freeze ? freezeFindings(freeze) : []),
     ...(localizeVision ? visionFindings(localizeVision) : []),
@@ -26,12 +27,14 @@ export function findings(summary: Summary): Answer[] {
     ...(attend ? attendFindings(attend) : []),
     ...(characterize ? weightsFindings(characterize) : []),
     ...(transfer ? transferFindings(transfer) : []),
+    ...(reference ? referenceFindings(reference) : []),
     ...controlFindings(localizeVision, localizeReasoning),
   ];
 }
 
 export function reportDocument(summary: Summary, options: { readonly generated: string }): ReportDocument {
-  const { localizeVision, localizeReasoning, attend, characterize, transfer, freeze, study, models } = summary;
+  const { localizeVision, localizeReasoning, attend, characterize, transfer, freeze, reference, study, models } =
+    summary;
   const sections: Section[] = [
     ...(localizeVision ? [visionSection(localizeVision, summary)] : []),
     ...(localizeReasoning ? [reasoningSection(localizeReasoning, summary)] : []),
@@ -39,6 +42,7 @@ export function reportDocument(summary: Summary, options: { readonly generated: 
     ...(characterize ? [weightsSection(characterize, summary)] : []),
     ...(transfer ? [transferSection(transfer)] : []),
     ...(freeze ? [freezeSection(freeze)] : []),
+    ...(reference ? [referenceSection(reference, summary)] : []),
     runSection(summary),
   ];
   return {

@@ -12,6 +12,7 @@ import type { TaskGroups } from './answers.js';
 import { type Controls, noControls } from './context.js';
 import { type AblatedPart, ablatedParts } from './localize-reasoning.js';
 import type { Protocol } from './prompter.js';
+import { type DeviationName, deviations } from './reference.js';
 
 /** How many items of which tasks; `tasks` absent: all that fit the experiment. */
 interface Draw {
@@ -70,6 +71,21 @@ export interface FreezeStudy extends Draw {
   readonly frozen: Readonly<Record<string, RegionName>>;
 }
 
+export interface ReferenceStudy extends Draw {
+  /** The model whose swaps are repeated with the published decode; needs data.pairs. */
+  readonly swap?: string | undefined;
+  /** Ask the grafts of `transfer` by name, too: what the published styles add to a question. Needs data.items. */
+  readonly prompts?: { readonly boxed: PromptText; readonly reasoner: PromptText } | undefined;
+  readonly deviations: readonly DeviationName[];
+}
+
+/** What a style puts around a question in place of the protocol's own. */
+export interface PromptText {
+  readonly system?: string | undefined;
+  readonly prefix?: string | undefined;
+  readonly suffix?: string | undefined;
+}
+
 export interface StudyExperiments {
   readonly localize?:
     | { readonly vision?: VisionStudy | undefined; readonly reasoning?: ReasoningStudy | undefined }
@@ -78,9 +94,17 @@ export interface StudyExperiments {
   readonly characterize?: CharacterizeStudy | undefined;
   readonly transfer?: TransferStudy | undefined;
   readonly freeze?: FreezeStudy | undefined;
+  readonly reference?: ReferenceStudy | undefined;
 }
 export type ExperimentName = keyof StudyExperiments;
-export const experimentNames: readonly ExperimentName[] = ['localize', 'attend', 'characterize', 'transfer', 'freeze'];
+export const experimentNames: readonly ExperimentName[] = [
+  'localize',
+  'attend',
+  'characterize',
+  'transfer',
+  'freeze',
+  'reference',
+];
 
 export interface Study {
   readonly name: string;
@@ -137,6 +161,28 @@ const reasoning = z.strictObject({
 
 const policy = z.enum(nonLayerPolicies as [NonLayerPolicy, ...NonLayerPolicy[]]);
 const region = z.enum(regionNames as [RegionName, ...RegionName[]]);
+
+const promptText = z.strictObject({
+  system: z.string().exactOptional(),
+  prefix: z.string().exactOptional(),
+  suffix: z.string().exactOptional(),
+});
+const reference = z.strictObject({
+  ...draw,
+  swap: name.optional(),
+  prompts: z
+    .strictObject({
+      boxed: promptText.default({ suffix: 'Put the final answer in \\boxed{}.' }),
+      reasoner: promptText.default({
+        system: 'Reason step by step inside <think></think>, then give the final answer inside <answer></answer>.',
+      }),
+    })
+    .optional(),
+  deviations: z
+    .array(z.enum(deviations))
+    .min(1)
+    .default([...deviations]),
+});
 
 export const studySchema: z.ZodType<Study> = z.strictObject({
   name,
@@ -198,6 +244,7 @@ export const studySchema: z.ZodType<Study> = z.strictObject({
         frozen: z.record(name, region).default({}),
       })
       .optional(),
+    reference: reference.optional(),
   }),
 });
 
@@ -249,7 +296,7 @@ export function studyFolder(path: string): string {
 
 /** Every model an experiment names, with where it names it. */
 function namedModels({ experiments }: Study): [where: string, model: string][] {
-  const { localize, attend, characterize, transfer, freeze } = experiments;
+  const { localize, attend, characterize, transfer, freeze, reference: published } = experiments;
   const list = (where: string, models: readonly (string | undefined)[] | undefined): [string, string][] =>
     (models ?? []).flatMap((model) =>
       model === undefined ? [] : [[`experiments.${where}`, model] as [string, string]],
@@ -261,6 +308,7 @@ function namedModels({ experiments }: Study): [where: string, model: string][] {
     ...list('characterize.models', characterize && [...characterize.models, characterize.control]),
     ...list('transfer', transfer && [transfer.in, transfer.rl, ...transfer.also]),
     ...list('freeze', freeze && [freeze.before, freeze.full, ...freeze.controls, ...Object.keys(freeze.frozen)]),
+    ...list('reference.swap', published && [published.swap]),
   ];
 }
 
@@ -281,6 +329,13 @@ function crossFaults(study: Study): string[] {
   }
   if (transfer && transfer.in === transfer.rl)
     faults.push('✖ in and rl are the same model\n  → at experiments.transfer');
+  const published = experiments.reference;
+  if (published?.swap && !data.pairs) faults.push('✖ experiments.reference.swap needs data.pairs');
+  if (published?.prompts && !transfer) {
+    faults.push(
+      '✖ the published prompts are of grafts: experiments.transfer is missing\n  → at experiments.reference.prompts',
+    );
+  }
   if (Object.values(experiments).every((experiment) => experiment === undefined)) {
     faults.push(`✖ no experiment; expected at least one of ${experimentNames.join(', ')}\n  → at experiments`);
   }

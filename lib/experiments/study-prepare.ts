@@ -1,7 +1,7 @@
 /** A study's experiments, planned: opens the models they name, reads their data, draws their items. Nothing runs here. */
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { type Cuts, defaultCuts, regions } from '../checkpoint/graft.js';
+import { blockGraft, type Cuts, defaultCuts, paperGrafts, regions } from '../checkpoint/graft.js';
 import { type QuestionItem, readItems, readPairs, type SwapPair, subsetPerTask } from '../data/items.js';
 import type { Engine } from '../engine.js';
 import { GalvaniError } from '../errors.js';
@@ -20,7 +20,8 @@ import { freezeMeasurements, planFreeze } from './freeze.js';
 import { planLocalizeReasoning } from './localize-reasoning.js';
 import { flawsOf, planLocalizeVision, requireTasks } from './localize-vision.js';
 import { Prompter } from './prompter.js';
-import { type ExperimentName, policiesOf, type Study } from './study-file.js';
+import { planReferenceAppend, planReferencePrompts, publishedName, styleOf } from './reference.js';
+import { type ExperimentName, type PromptText, policiesOf, type Study } from './study-file.js';
 import { planTransfer, transferModels } from './transfer.js';
 
 interface Opened {
@@ -43,7 +44,7 @@ async function openModels(engine: Engine, study: Study, selected: readonly Exper
 }
 
 export function modelsOf({ experiments }: Study, experiment: ExperimentName): string[] {
-  const { localize, attend, characterize, transfer, freeze } = experiments;
+  const { localize, attend, characterize, transfer, freeze, reference } = experiments;
   switch (experiment) {
     case 'localize':
       return [...(localize?.vision?.models ?? []), ...(localize?.reasoning?.models ?? [])];
@@ -55,6 +56,10 @@ export function modelsOf({ experiments }: Study, experiment: ExperimentName): st
       return transfer ? [transfer.in, transfer.rl, ...transfer.also] : [];
     case 'freeze':
       return freeze ? [freeze.before, ...freeze.controls, freeze.full, ...Object.keys(freeze.frozen)] : [];
+    case 'reference': {
+      const parents = reference?.prompts && transfer ? [transfer.in, transfer.rl] : [];
+      return [...(reference?.swap ? [reference.swap] : []), ...parents];
+    }
     default:
       return experiment satisfies never;
   }
@@ -69,10 +74,13 @@ interface StudyData {
 async function readData(study: Study, selected: readonly ExperimentName[]): Promise<StudyData> {
   const { data, experiments } = study;
   const rules = { rules: data.rules };
-  const needsPairs = selected.includes('localize') && experiments.localize?.vision !== undefined;
+  const published = selected.includes('reference') ? experiments.reference : undefined;
+  const needsPairs =
+    (selected.includes('localize') && experiments.localize?.vision !== undefined) || published?.swap !== undefined;
   const needsItems =
     (selected.includes('localize') && experiments.localize?.reasoning !== undefined) ||
-    (['attend', 'transfer', 'freeze'] as const).some((name) => selected.includes(name));
+    (['attend', 'transfer', 'freeze'] as const).some((name) => selected.includes(name)) ||
+    published?.prompts !== undefined;
   const items = needsItems ? await readItems(data.items!, rules) : [];
   const pairs = needsPairs ? await readPairs(data.pairs!, rules) : [];
   return { items, pairs, groups: data.groups ?? groupsOf(items) };
@@ -151,7 +159,7 @@ async function prepare(
   const steps: StudyStep[] = [];
   const facts: Record<string, unknown> = { layers, cuts, regions: regions(layers, cuts) };
   if (data.items.length > 0) facts.groups = data.groups;
-  const { localize, attend, characterize, transfer, freeze } = study.experiments;
+  const { localize, attend, characterize, transfer, freeze, reference } = study.experiments;
 
   if (selected.includes('localize') && localize?.vision) {
     const { vision } = localize;
@@ -270,6 +278,43 @@ async function prepare(
       },
     });
   }
+  if (selected.includes('reference') && reference) {
+    const { swap, prompts } = reference;
+    const plans: Plan[] = [];
+    const own = context(reference.maxTokens);
+    if (swap) {
+      const pairs = draw(data.pairs, { ...reference, tasks: tasksIn(data.pairs, reference.tasks) });
+      plans.push(planReferenceAppend(own, { model: models.get(swap)!, pairs }));
+    }
+    if (prompts && transfer) {
+      const parents = { in: transfer.in, rl: transfer.rl };
+      const [policy] = policiesOf(transfer);
+      const grafts = Object.keys(paperGrafts).map((model) => {
+        // The same table as that of the transfer experiment; opened here when that is not part of this run.
+        if (!fingerprints.has(model)) {
+          const graft = blockGraft({ blocks: model, totalLayers: layers, policy: policy!, names: parents, cuts });
+          engine.addGraft(model, graft);
+          fingerprints.set(model, graftFingerprint(graft, fingerprint));
+        }
+        return { model, style: styleOf(publishedName(model, parents)) };
+      });
+      const asker = (text: PromptText): Prompter =>
+        new Prompter(engine.processor(first.name), { ...own.prompter.protocol, ...defined(text) }, study.seed);
+      const askers = { plain: own.prompter, boxed: asker(prompts.boxed), reasoner: asker(prompts.reasoner) };
+      const fitting = inGroups(data, ['visualReasoning', 'textReasoning']);
+      const tasks = tasksIn(data.items, reference.tasks);
+      const items = draw(tasks ? data.items : fitting, { ...reference, tasks });
+      plans.push(planReferencePrompts(askers, { grafts, items }));
+    }
+    steps.push({
+      experiment: 'reference',
+      text: `the published protocol, deviation by deviation: ${reference.deviations.join(', ')}`,
+      families: [],
+      run: async (runPlan) => {
+        for (const plan of plans) await runPlan(plan);
+      },
+    });
+  }
   const record: RunRecord = {
     format: 1,
     galvani: packageFile().version,
@@ -290,6 +335,21 @@ function inGroups({ items, groups }: StudyData, wanted: readonly (keyof TaskGrou
     const group = groupOf(item, groups);
     return group !== undefined && wanted.includes(group);
   });
+}
+
+/** Of the wanted tasks those that are here: questions and pairs have some tasks each. undefined: all. */
+function tasksIn(
+  found: readonly { readonly task: string }[],
+  wanted: readonly string[] | undefined,
+): readonly string[] | undefined {
+  const here = wanted?.filter((task) => found.some((one) => one.task === task));
+  return here && here.length > 0 ? here : undefined;
+}
+
+function defined<T extends object>(fields: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>;
+  };
 }
 
 /** @throws BAD_ARGUMENT when a wanted task has no item, or nothing is left. */

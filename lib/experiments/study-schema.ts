@@ -57,6 +57,14 @@ const meanings: Readonly<Record<string, string>> = {
   'experiments.freeze.full': 'The run that trained everything.',
   'experiments.freeze.controls': 'Other continuations of `before`, measured beside.',
   'experiments.freeze.frozen': 'Model name → the region its training held fixed.',
+  'experiments.reference': 'The published protocol on the same data, deviation by deviation.',
+  'experiments.reference.swap':
+    'Model whose swaps are repeated with the published decode, which appends the image at every step.',
+  'experiments.reference.prompts':
+    'Ask the grafts by name, too, as the published scripts do; {} takes the styles’ defaults.',
+  'experiments.reference.prompts.boxed': 'What the boxed style puts around a question.',
+  'experiments.reference.prompts.reasoner': 'What the reasoner style puts around a question.',
+  'experiments.reference.deviations': 'Which of them; default: all.',
 };
 /** Fields that several experiments share. */
 const shared: Readonly<Record<string, string>> = {
@@ -82,7 +90,8 @@ export function studyJsonSchema(): object {
 function describe(node: Node, path: string): void {
   for (const [name, child] of Object.entries(node.properties ?? {})) {
     const at = path === '' ? name : `${path}.${name}`;
-    const meaning = meanings[at] ?? (path.startsWith('experiments.') ? shared[name] : undefined);
+    const meaning =
+      meanings[at] ?? (path.startsWith('experiments.') ? (shared[name] ?? meanings[`protocol.${name}`]) : undefined);
     if (meaning === undefined) undescribed.push(at);
     else child.description = meaning;
     describe(child, at);

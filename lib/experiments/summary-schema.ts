@@ -10,6 +10,7 @@ import { attentionMeasures } from './attend-analyze.js';
 import { ablatedParts } from './localize-reasoning.js';
 import type { Select } from './measure.js';
 import { sights } from './prompter.js';
+import { deviations } from './reference.js';
 import type { Summary } from './summary.js';
 
 type OneOf<T extends string> = [T, ...T[]];
@@ -369,6 +370,38 @@ const freeze = z.strictObject({
   againstFull: z.array(accuracy),
 });
 
+const reference = z.strictObject({
+  verdicts: z.array(
+    z.strictObject({
+      deviation: z.enum(deviations),
+      published: z.string(),
+      corrected: z.string(),
+      changes: z.boolean().nullable().describe('null: this run holds nothing to judge it by'),
+    }),
+  ),
+  append: z.array(
+    z.strictObject({
+      task: z.string(),
+      layer: count,
+      once: rate,
+      appended: rate,
+      test: paired.nullable(),
+      select,
+    }),
+  ),
+  prompts: z.array(
+    z.strictObject({
+      model: z.string(),
+      style: z.string(),
+      alike: rate,
+      byName: rate,
+      alikeTest: paired.nullable(),
+      byNameTest: paired.nullable(),
+      select,
+    }),
+  ),
+});
+
 const history = z.discriminatedUnion('kind', [
   z.strictObject({
     kind: z.literal('start'),
@@ -445,6 +478,7 @@ export const summarySchema: z.ZodType<SummaryFile> = z.strictObject({
   characterize: characterize.nullable(),
   transfer: transfer.nullable(),
   freeze: freeze.nullable(),
+  reference: reference.nullable(),
   findings: z.array(
     z.strictObject({ text: z.string(), significant: z.boolean().nullable().describe('null: no test was made') }),
   ),

@@ -18,6 +18,8 @@ import { analyzeLocalizeReasoning, type LocalizeReasoningResult, reasoningExperi
 import { visionExperiment } from './localize-vision.js';
 import { analyzeLocalizeVision, type LocalizeVisionResult } from './localize-vision-analyze.js';
 import type { Protocol } from './prompter.js';
+import { appendExperiment, promptExperiment } from './reference.js';
+import { analyzeReference, type ReferenceResult } from './reference-analyze.js';
 import type { Study } from './study-file.js';
 import { transferExperiment } from './transfer.js';
 import { analyzeTransfer, type TransferFacts, type TransferResult } from './transfer-analyze.js';
@@ -63,6 +65,8 @@ export interface Summary {
   readonly characterize: CharacterizeResult | null;
   readonly transfer: TransferResult | null;
   readonly freeze: FreezeResult | null;
+  /** The published protocol beside the corrected one. */
+  readonly reference: ReferenceResult | null;
 }
 
 interface Facts {
@@ -87,7 +91,16 @@ export function summarize(dir: string): Summary {
     const rows = of(experiment);
     return rows.length === 0 ? null : analyze(rows);
   };
-  const { attend, freeze } = study.experiments;
+  const { attend, freeze, reference } = study.experiments;
+  const localizeVision = when(visionExperiment, (rows) =>
+    analyzeLocalizeVision(rows, { seed, flaws: facts.flaws ?? [] }),
+  );
+  const characterize = when(characterizeExperiment, (rows) =>
+    analyzeCharacterize(rows, { regions: facts.regions, seed }),
+  );
+  const transfer = facts.transfer
+    ? when(transferExperiment, (rows) => analyzeTransfer(rows, { ...facts.transfer!, seed }))
+    : null;
   return {
     format: 1,
     galvani: record.galvani,
@@ -107,15 +120,13 @@ export function summarize(dir: string): Summary {
     data: record.data,
     history: readHistory(dir),
     progress: progressOf(run),
-    localizeVision: when(visionExperiment, (rows) => analyzeLocalizeVision(rows, { seed, flaws: facts.flaws ?? [] })),
+    localizeVision,
     localizeReasoning: when(reasoningExperiment, (rows) => analyzeLocalizeReasoning(rows)),
     attend: attend
       ? when(attendExperiment, (rows) => analyzeAttend(rows, of(textsExperiment), { ...attend, seed }))
       : null,
-    characterize: when(characterizeExperiment, (rows) => analyzeCharacterize(rows, { regions: facts.regions, seed })),
-    transfer: facts.transfer
-      ? when(transferExperiment, (rows) => analyzeTransfer(rows, { ...facts.transfer!, seed }))
-      : null,
+    characterize,
+    transfer,
     freeze: freeze
       ? when(freezeExperiment, (rows) =>
           analyzeFreeze(rows, of(freezeCheckExperiment), {
@@ -125,6 +136,17 @@ export function summarize(dir: string): Summary {
             frozen: Object.entries(freeze.frozen).map(([model, region]) => ({ model, region })),
           }),
         )
+      : null,
+    reference: reference
+      ? analyzeReference(reference.deviations, {
+          append: of(appendExperiment),
+          prompts: of(promptExperiment),
+          transferRows: of(transferExperiment),
+          vision: localizeVision,
+          characterize,
+          transfer,
+          layers: facts.layers,
+        })
       : null,
   };
 }
