@@ -41,6 +41,53 @@ function once(key, make) {
   return made;
 }
 
+const segments = 4;
+
+/** Masses of the segments, entropy and logsumexp of every row and head; on top of them eight keys and column sums. */
+function readOuts(rows, heads, keys, more) {
+  const pairs = rows * heads;
+  const statistics = {
+    ...{ segments, mass: new Float32Array(pairs * segments) },
+    ...{ entropy: new Float32Array(pairs), lse: new Float32Array(pairs) },
+  };
+  if (!more) return statistics;
+  const topK = 8;
+  return {
+    ...{ ...statistics, keyMass: new Float32Array(heads * keys) },
+    ...{ topK, topIndex: new Int32Array(pairs * topK), topWeight: new Float32Array(pairs * topK) },
+  };
+}
+
+/**
+ * Second half of the rows, even heads: one segment knocked out, another's scores scaled and biased, a third's
+ * probabilities halved. One head zeroed, one replaced by a mean.
+ */
+function edited(rows, heads, headDim, runs, segmentOf) {
+  const pages = runs.length / 3;
+  const cells = 2 * 2 * pages;
+  const edits = {
+    ...{ headClasses: 2, rowClasses: 2 },
+    headClass: Uint8Array.from({ length: heads }, (_, h) => Number(h % 2 === 0)),
+    rowClass: Uint8Array.from({ length: rows }, (_, r) => Number(2 * r >= rows)),
+    gamma: new Float32Array(cells).fill(1),
+    beta: new Float32Array(cells),
+    blocked: new Uint8Array(cells),
+    post: new Float32Array(cells).fill(1),
+  };
+  for (let p = 0; p < pages; p++) {
+    const cell = 3 * pages + p; // head class 1, row class 1
+    if (segmentOf(p) === 1) edits.blocked[cell] = 1;
+    if (segmentOf(p) === 2) {
+      edits.gamma[cell] = 0.5;
+      edits.beta[cell] = -1;
+    }
+    if (segmentOf(p) === 3) edits.post[cell] = 0.5;
+  }
+  const headScale = new Float32Array(heads).fill(1).fill(0, 1, 3);
+  const headAdd = new Float32Array(heads * headDim).fill(0.1, 2 * headDim, 3 * headDim);
+  return { edits, headScale, headAdd };
+}
+
 const handlers = {
   matmul({ m, n, k, dtype, leastMs, check }) {
     const { request } = once(`${m} ${n} ${k} ${dtype}`, () => {
@@ -60,7 +107,6 @@ const handlers = {
       const scale = 2 ** -5;
       const limit = Int32Array.from({ length: rows }, (_, i) => keys - rows + i);
       const pages = Math.ceil(keys / 64); // as the engine's cache hands keys over
-      const segments = 4;
       const segmentOf = (page) => Math.floor((page * segments) / pages);
       const runs = Int32Array.from(
         Array.from({ length: pages }, (_, p) => [64 * p, Math.min(64, keys - 64 * p), segmentOf(p)]).flat(),
@@ -72,30 +118,9 @@ const handlers = {
         v: values(kvHeads * keys * headDim, 3, scale),
         out: new Float32Array(rows * heads * headDim),
       };
-      if (!hooks) return { request: base };
-      // Second half of the rows: one segment knocked out for even heads, another one scaled and biased.
-      const cells = 2 * 2 * pages;
-      const edited = (p) => 3 * pages + p; // head class 1, row class 1
-      const edits = {
-        ...{ headClasses: 2, rowClasses: 2 },
-        headClass: Uint8Array.from({ length: heads }, (_, h) => Number(h % 2 === 0)),
-        rowClass: Uint8Array.from({ length: rows }, (_, r) => Number(2 * r >= rows)),
-        gamma: new Float32Array(cells).fill(1),
-        beta: new Float32Array(cells),
-        blocked: new Uint8Array(cells),
-      };
-      for (let p = 0; p < pages; p++) {
-        if (segmentOf(p) === 1) edits.blocked[edited(p)] = 1;
-        if (segmentOf(p) === 2) {
-          edits.gamma[edited(p)] = 0.5;
-          edits.beta[edited(p)] = -1;
-        }
-      }
-      const captures = {
-        ...{ segments, mass: new Float32Array(rows * heads * segments) },
-        ...{ entropy: new Float32Array(rows * heads), lse: new Float32Array(rows * heads) },
-      };
-      return { request: { ...base, edits, ...captures } };
+      const reads = ['read', 'all'].includes(hooks) && readOuts(rows, heads, keys, hooks === 'all');
+      const edits = ['edit', 'all'].includes(hooks) && edited(rows, heads, headDim, runs, segmentOf);
+      return { request: { ...base, ...reads, ...edits } };
     });
     if (check) {
       ops.attention(request);

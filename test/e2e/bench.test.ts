@@ -10,15 +10,24 @@ const hasBuild = existsSync(join(root, 'dist/engine.js'));
 if (!hasBuild) console.warn('bench smoke test skipped: dist is not built (npm run build)');
 
 describe.skipIf(!hasBuild)('benches without Python', () => {
+  const run = (name: string) =>
+    promisify(execFile)(process.execPath, [join(root, `bench/${name}.mjs`), '--tiny', '--rounds', '1'], {
+      env: { ...process.env, GALVANI_PYTHON: '/nonexistent/python' },
+    });
+
+  test('attention, at every level of hooks', async () => {
+    const { stdout } = await run('attention');
+    expect(stdout).toMatch(/^no peer, galvani alone: .*ENOENT/m);
+    expect(stdout).toMatch(/unit +galvani +galvani, read +galvani, edit +galvani, all/);
+    expect(stdout).toMatch(/prefill 64 +GFLOP\/s( +[\d.]+){4}/);
+    expect(stdout).not.toContain('bench/results');
+  });
+
   test.each([
     ['engine', /prefill, text 1024 +rows\/s +[\d.]+/],
     ['sweep', /galvani computed 2\.\d\d forward passes for 5 runs/],
   ])('%s', async (name, line) => {
-    const { stdout } = await promisify(execFile)(
-      process.execPath,
-      [join(root, `bench/${name}.mjs`), '--tiny', '--rounds', '1'],
-      { env: { ...process.env, GALVANI_PYTHON: '/nonexistent/python' } },
-    );
+    const { stdout } = await run(name);
     expect(stdout).toMatch(/^no peer, galvani alone: .*ENOENT/m);
     expect(stdout).toMatch(line);
     expect(stdout).toMatch(/^galvani +\d+ +\d+/m);
