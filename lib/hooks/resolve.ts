@@ -203,12 +203,10 @@ function resolveMeasure(
   if (measure === 'pattern') {
     const total = prompt.ids.length + (generate?.maxTokens ?? 0);
     const rows = edit.rows.reduce((sum, [a, b]) => sum + Math.max(0, Math.min(b === -1 ? total : b, total) - a), 0);
-    const numbers = edit.layers.length * (edit.heads?.length ?? heads) * rows * total;
+    // What is kept, and what one layer gives on the way there: all heads.
+    const numbers = Math.max(heads, edit.layers.length * (edit.heads?.length ?? heads)) * rows * total;
     if (numbers > maxPattern) {
-      bad(
-        where,
-        `a pattern of up to ${numbers} numbers; at most 2^30 in one capture: name fewer rows, heads or layers`,
-      );
+      bad(where, `a pattern of up to ${numbers} numbers; at most 2^30 in one capture: name fewer rows or layers`);
     }
   }
 }

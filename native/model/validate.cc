@@ -101,13 +101,14 @@ void check_measure(const TrialInput& trial, const Edit& edit, int64_t rows, cons
   int64_t captured = 0;
   for (const RowRange& range : edit.rows)
     captured += std::max<int64_t>(0, std::min<int64_t>(range.end, rows + trial.max_tokens) - range.begin);
-  const int64_t heads =
-      edit.heads.empty() ? trial.model->config.decoder.heads : static_cast<int64_t>(edit.heads.size());
+  // What is kept, and what one layer gives on the way there: all heads.
+  const int64_t all = trial.model->config.decoder.heads;
+  const int64_t heads = edit.heads.empty() ? all : static_cast<int64_t>(edit.heads.size());
   const double numbers = static_cast<double>(captured) * static_cast<double>(rows + trial.max_tokens) *
-                         static_cast<double>(heads) * static_cast<double>(edit.layers.size());
+                         static_cast<double>(std::max(all, heads * static_cast<int64_t>(edit.layers.size())));
   if (numbers > kMaxPattern)
     bad(where, "a pattern of up to " + std::to_string(static_cast<int64_t>(numbers)) +
-                   " numbers; at most 2^30 in one capture: name fewer rows, heads or layers");
+                   " numbers; at most 2^30 in one capture: name fewer rows or layers");
 }
 
 void check_edit(const Request& request, int32_t t, int32_t e) {
