@@ -20,8 +20,9 @@ def values(count: int, seed: int, scale: float) -> torch.Tensor:
     return ((i * 8121 + seed * 28411) % 134456 % 128).float() * scale - 64 * scale
 
 
-def timed(call, least_ms: float) -> float:
-    call()
+def timed(call, least_ms: float, fresh: bool) -> float:
+    if fresh:
+        call()
     calls, start = 0, time.perf_counter()
     while True:
         call()
@@ -32,10 +33,11 @@ def timed(call, least_ms: float) -> float:
 
 def once(key: str, make):
     global made
-    if made["key"] != key:
+    fresh = made["key"] != key
+    if fresh:
         made = dict(key="")
         made = dict(key=key, call=make())
-    return made["call"]
+    return made["call"], fresh
 
 
 def matmul(r):
@@ -75,13 +77,13 @@ def attention(r):
 for line in sys.stdin:
     try:
         request = json.loads(line)
-        call = dict(matmul=matmul, attention=attention)[request["op"]](request)
+        call, fresh = dict(matmul=matmul, attention=attention)[request["op"]](request)
         if request.get("check"):
             out = call().float()
             out = out.flatten()[:64] if request["op"] == "matmul" else out[0, :, -1].flatten()
             answer = dict(y=base64.b64encode(out.contiguous().numpy().tobytes()).decode())
         else:
-            answer = dict(ms=timed(call, request["leastMs"]))
+            answer = dict(ms=timed(call, request["leastMs"], fresh))
     except Exception as error:  # the asker sees it
         answer = dict(error=f"{type(error).__name__}: {error}")
     print(json.dumps(answer), flush=True)
