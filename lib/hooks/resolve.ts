@@ -3,6 +3,7 @@ import { GalvaniError } from '../errors.js';
 import type { ModelConfig } from '../models/family.js';
 import type { NativeEdit, NativeRange } from '../native.js';
 import type { AttentionMeasure, Intervention, Op, Prompt, Range, Site, Tower, Trial, TrialSource } from '../types.js';
+import { sites } from './sites.js';
 import { resolveSpan, rowCount, type SpannedPrompt } from './spans.js';
 
 /** What resolving needs to know of the request around an intervention. */
@@ -94,6 +95,9 @@ export function resolveIntervention(
   const { trial, config } = context;
   const { site, op, tower = 'decoder', phase = 'both', value } = intervention;
   const where = `trial '${trial.id}', interventions[${index}] (${op} at ${site})`;
+  if (!sites.some((known) => known.site === site)) {
+    bad(where, `site: expected one of ${sites.map((known) => known.site).join(', ')}`);
+  }
   const insideAttention = site === 'attn_logits' || site === 'pattern';
   const allowed = opsBySite[insideAttention ? site : 'other'];
   if (site === 'pattern' && op === 'capture') bad(where, "the pattern is read at attn_logits, with measure: 'pattern'");

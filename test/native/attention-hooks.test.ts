@@ -282,6 +282,7 @@ describe('refused, each trial by itself', () => {
   const at = { site: 'attn_logits', op: 'capture', name: 'x', ...place } as const;
   const cases: [string, Intervention, string, RegExp][] = [
     ['capture at pattern', { ...at, site: 'pattern' }, 'BAD_ARGUMENT', /read at attn_logits, with measure: 'pattern'/],
+    ['a site by another name', { ...at, site: 'attn_probs' as 'z' }, 'BAD_ARGUMENT', /one of resid_pre, .*pattern/],
     ['knockout at pattern', { ...at, site: 'pattern', op: 'knockout' }, 'BAD_ARGUMENT', /takes zero, scale/],
     ['a negative factor', scale('pattern', { ...place, value: -1 }), 'BAD_ARGUMENT', /factor ≥ 0, got -1/],
     ['a negative factor of scores', scale('attn_logits', { ...place, value: -1 }), 'BAD_ARGUMENT', /factor ≥ 0/],
