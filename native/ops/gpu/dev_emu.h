@@ -56,8 +56,10 @@ DEV_FN T shfl_xor(T v, int mask) {
 }
 DEV_FN bool any(bool predicate) { return emu::any(predicate); }
 
-DEV_FN float ex2(float x) { return std::exp2(x); }
-DEV_FN float lg2(float x) { return std::log2(x); }
+// .ftz: subnormal operands and results are zeros of their sign.
+DEV_FN float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
+DEV_FN float ex2(float x) { return flush(std::exp2(flush(x))); }
+DEV_FN float lg2(float x) { return std::log2(flush(x)); }
 DEV_FN float rcp(float x) { return 1.0f / x; }
 DEV_FN float fma(float a, float b, float c) { return std::fma(a, b, c); }
 DEV_FN float max(float a, float b) { return std::fmax(a, b); }
