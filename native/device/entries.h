@@ -16,14 +16,8 @@ int finish(const char* op, int code) {
   return code;
 }
 
-// Weak: null where the kernel is not part of this build.
-#define GALVANI_ENTRY(op, Params)                                                                        \
-  }                                                                                                      \
-  __attribute__((weak)) int op##_launch(const Params&, void*);                                           \
-  namespace {                                                                                            \
-  int op##_entry(const Params* params, void* stream) {                                                   \
-    return finish(#op, op##_launch ? op##_launch(*params, stream) : refuse("not part of this build"));   \
-  }
+#define GALVANI_ENTRY(op, Params) \
+  int op##_entry(const Params* params, void* stream) { return finish(#op, op##_launch(*params, stream)); }
 GALVANI_ENTRY(attn_mma, AttnParams)
 GALVANI_ENTRY(attn_decode, AttnParams)
 GALVANI_ENTRY(attn_wgmma, AttnParams)

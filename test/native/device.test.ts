@@ -161,12 +161,27 @@ describe.skipIf(!hasCmake())('a toolkit that is missing or broken costs one line
 });
 
 describe.skipIf(!hasCmake())('the emulated back end', () => {
-  beforeAll(() => buildNativeTests(['emulated_test', 'galvani_emulated']), 600_000);
+  beforeAll(() => buildNativeTests(['emulated_test', 'dense_test', 'cublaslt_test', 'galvani_emulated']), 600_000);
 
   test('poison, guard zones and ranges', () => {
     const { passed, failed, output } = runNativeTest('emulated_test');
     expect(failed, output).toBe(0);
     expect(passed).toBeGreaterThan(30);
+  });
+
+  test('the dense kernels, under several schedules, against float64 and the CPU ops', () => {
+    const { passed, failed, output } = runNativeTest('dense_test');
+    expect(failed, output).toBe(0);
+    expect(passed).toBeGreaterThan(1500);
+  });
+
+  test('cuBLASLt: what it is or why it is not used', () => {
+    const here = runNativeTest('cublaslt_test');
+    expect(here.failed, here.output).toBe(0);
+    expect(here.output).toMatch(/cuBLASLt/);
+    const nowhere = runNativeTest('cublaslt_test', { GALVANI_CUBLASLT: '/nowhere.so' });
+    expect(nowhere.failed, nowhere.output).toBe(0);
+    expect(nowhere.output).toMatch(/own kernel: cuBLASLt not found \(\/nowhere\.so: cannot open/);
   });
 
   test('stands in for the CUDA library: GALVANI_CUDA_LIBRARY', () => {

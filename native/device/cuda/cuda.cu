@@ -4,6 +4,9 @@
 
 #include <cstdio>
 #include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
 
 namespace galvani::gpu {
 namespace {
@@ -12,6 +15,7 @@ const char* code_text(int code) { return cudaGetErrorString(static_cast<cudaErro
 }  // namespace galvani::gpu
 
 #include "device/entries.h"
+#include "ops/gpu/cublaslt.h"
 
 namespace galvani::gpu {
 namespace {
@@ -67,7 +71,8 @@ int device_info(int32_t device, DeviceInfo* info) {
   info->l2_bytes = properties.l2CacheSize;
   info->driver_version = versions.driver;
   info->runtime_version = versions.runtime;
-  std::snprintf(info->gemm, sizeof info->gemm, "own kernel");
+  if (const int code = check(cudaSetDevice(device), "device_info")) return code;
+  std::snprintf(info->gemm, sizeof info->gemm, "%s", cublaslt::status(device));
   return 0;
 }
 
@@ -123,6 +128,29 @@ int event_elapsed_ms(float* ms, void* first, void* last) {
   return check(cudaEventElapsedTime(ms, event_of(first), event_of(last)), "event_elapsed_ms");
 }
 
+// Scratch memory of cuBLASLt: products of different streams run at once, so each has its own. Null if there is no more.
+void* workspace_of(int device, void* stream) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, void*>, void*> workspaces;
+  const std::lock_guard lock(mutex);
+  const auto [entry, fresh] = workspaces.try_emplace({device, stream}, nullptr);
+  if (fresh && cudaMalloc(&entry->second, cublaslt::kWorkspaceBytes) != cudaSuccess) {
+    cudaGetLastError();
+    entry->second = nullptr;
+  }
+  return entry->second;
+}
+
+int gemm(const GemmParams* params, void* stream) {
+  int device = 0;
+  if (const int code = check(cudaGetDevice(&device), "gemm")) return code;
+  if (params->m > 0 && cublaslt::available(device)) {
+    const int code = cublaslt::gemm(*params, device, workspace_of(device, stream), stream);
+    if (code != kUnsupported) return finish("gemm", code);
+  }
+  return gemm_mma_entry(params, stream);
+}
+
 const Backend& table() {
   static const Backend instance = [] {
     Backend t{};
@@ -144,7 +172,7 @@ const Backend& table() {
     t.event_destroy = event_destroy;
     t.event_record = event_record;
     t.event_elapsed_ms = event_elapsed_ms;
-    add_kernels(t, gemm_mma_entry);
+    add_kernels(t, gemm);
     return t;
   }();
   return instance;

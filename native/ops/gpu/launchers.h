@@ -8,6 +8,7 @@
 namespace galvani::gpu {
 
 inline constexpr int kUnsupported = -1;
+inline constexpr int64_t kMaxGridY = 65535;
 
 int attn_mma_launch(const AttnParams& p, void* stream);
 int attn_decode_launch(const AttnParams& p, void* stream);
