@@ -37,13 +37,14 @@ DEV_FN void merge_warp(RowSoftmax<kDecodeRows, kStat, kEdge>& state, float (&o)[
       for (int i = 2 * r; i < 2 * r + 2; ++i)
         o[n][i] = a * o[n][i] + b * other_o[row * D + n * 8 + fragment_column(lane, i)];
   }
-  if (!kStat) return;
-  for (int i = lane; i < kDecodeRows * tables.segments; i += 32) {
-    const float to = dev::max(tables.m[i], other.m[i]);
-    tables.l[i] = tables.l[i] * dev::ex2(tables.m[i] - to) + other.l[i] * dev::ex2(other.m[i] - to);
-    tables.m[i] = to;
+  if constexpr (kStat) {
+    for (int i = lane; i < kDecodeRows * tables.segments; i += 32) {
+      const float to = dev::max(tables.m[i], other.m[i]);
+      tables.l[i] = tables.l[i] * dev::ex2(tables.m[i] - to) + other.l[i] * dev::ex2(other.m[i] - to);
+      tables.m[i] = to;
+    }
+    dev::sync_warp();
   }
-  dev::sync_warp();
 }
 
 template <int D, bool kStat, bool kEdge>
