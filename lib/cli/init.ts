@@ -3,11 +3,11 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node
 import { basename, dirname, extname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
+import { writeAtomic } from '../checkpoint/files.js';
 import { readFolder } from '../checkpoint/folder.js';
 import { regions } from '../checkpoint/graft.js';
 import { GalvaniError } from '../errors.js';
 import { readStudy } from '../experiments/study-file.js';
-import { writeAtomic } from '../checkpoint/files.js';
 import { positiveInteger, print } from './shared.js';
 
 /** A folder that can be studied, and the stage its name suggests. */

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
 import { GalvaniError } from '../errors.js';
-import { packageVersion } from '../experiments/study.js';
+import { packageVersion } from '../experiments/study-prepare.js';
 import { mergeMethods } from '../merge/methods.js';
 import { type MergePlan, planMerge } from '../merge/plan.js';
 import { parseRecipe } from '../merge/recipe.js';

@@ -2,6 +2,7 @@
 import { mkdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { Command } from 'commander';
+import { writeAtomic } from '../checkpoint/files.js';
 import { GalvaniError } from '../errors.js';
 import { compareRuns } from '../experiments/compare.js';
 import { writeReport } from '../experiments/report.js';
@@ -10,7 +11,6 @@ import { rowsBehind, summarize } from '../experiments/summary.js';
 import { renderHtml } from '../report/html.js';
 import { renderMarkdown } from '../report/markdown.js';
 import type { JsonObject } from '../run/rows.js';
-import { writeAtomic } from '../checkpoint/files.js';
 import { findingsList, printStudy } from './print.js';
 import { print } from './shared.js';
 

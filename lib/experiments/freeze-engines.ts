@@ -6,8 +6,8 @@ import { execFileSync } from 'node:child_process';
 import { chmodSync, copyFileSync, mkdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { GalvaniError } from '../errors.js';
 import { writeAtomic } from '../checkpoint/files.js';
+import { GalvaniError } from '../errors.js';
 import type { FreezePlan } from './freeze-plan.js';
 
 export type EngineName = 'trl' | 'verl' | 'ms-swift';
