@@ -61,8 +61,9 @@ export function availableIsas(): string[] {
 export function runNativeTest(
   name: string,
   env: Record<string, string> = {},
+  args: readonly string[] = [],
 ): { passed: number; failed: number; output: string } {
-  const result = spawnSync(`${nativeFolder}/${name}`, {
+  const result = spawnSync(`${nativeFolder}/${name}`, args, {
     encoding: 'utf8',
     env: { ...process.env, ...env },
     maxBuffer: 1 << 28,
