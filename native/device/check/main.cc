@@ -2,10 +2,11 @@
 // "N passed, N failed", N being scenes; needs no Node.
 //
 //   gpu_check [--backend host | PATH.so] [--kernel attn_mma|attn_decode|attn_wgmma] [--seeds A..B] [--size small|real]
-//             [--head-dims 64,128] [--again] [--seconds N] [--json FILE] [--verbose]
+//             [--head-dims 64,128] [--scores N] [--again] [--seconds N] [--json FILE] [--verbose]
 //
 // Without --backend: the backend linked into the executable, if any. --again launches everything twice and wants the
-// same bits. --seconds ends the run between scenes once that much time has passed, and says where it stopped.
+// same bits. --scores bounds rows · heads · keys of a scene, else by size and kernel. --seconds ends the run between
+// scenes once that much time has passed, and says where it stopped.
 #include <dlfcn.h>
 
 #include <chrono>
@@ -38,8 +39,8 @@ struct Arguments {
 [[noreturn]] void usage(const std::string& why) {
   std::fprintf(stderr,
                "gpu_check: %s\nusage: gpu_check [--backend host|PATH.so] [--kernel attn_mma|attn_decode|attn_wgmma] "
-               "[--seeds A..B] [--size small|real] [--head-dims 64,80,96,128] [--again] [--seconds N] [--json FILE] "
-               "[--verbose]\n",
+               "[--seeds A..B] [--size small|real] [--head-dims 64,80,96,128] [--scores N] [--again] [--seconds N] "
+               "[--json FILE] [--verbose]\n",
                why.c_str());
   std::exit(2);
 }
@@ -86,6 +87,8 @@ Arguments parse(int argc, char** argv) {
         out.scene.head_dims.push_back(static_cast<int32_t>(dim));
         at = comma + 1;
       }
+    } else if (option == "--scores") {
+      out.scene.scores = number(option, value());
     } else if (option == "--seconds") {
       out.seconds = static_cast<double>(number(option, value()));
     } else if (option == "--json") {
