@@ -13,10 +13,11 @@ namespace galvani::gpu {
 namespace {
 
 constexpr int32_t kLeast = std::numeric_limits<int32_t>::min(), kMost = std::numeric_limits<int32_t>::max();
-constexpr int32_t kMostParts = 64;       // of a row; attn_combine reads them one after the other
-constexpr int32_t kWaves = 2;            // items per multiprocessor that keep it busy
-constexpr int32_t kLeastDecodeRuns = 4;  // a part shorter than this leaves warps of attn_decode idle
-constexpr int32_t kLeastTileRuns = 8;    // shorter, and writing partial states of a tile costs as much as its keys
+constexpr int32_t kMostParts = 64;  // of a row; attn_combine reads them one after the other
+constexpr int32_t kWaves = 2;       // items per multiprocessor that keep it busy
+// Shortest parts. Estimates, not measured on a card yet: below the first, warps of attn_decode idle; below the second,
+// the partial states of a tile (528 bytes a row, written and read) weigh against its keys (32 KiB a run).
+constexpr int32_t kLeastDecodeRuns = 4, kLeastTileRuns = 16;
 
 int32_t ceil_div(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
@@ -332,8 +333,10 @@ class Planner {
 
   template <class Visit>
   void each_row(const AttnItem& item, Visit visit) const {
-    for (int32_t i = 0; i < item.tokens * item.heads; ++i)
-      visit(static_cast<size_t>(item.token0 + i / item.heads) * in_.heads + item.head0 + i % item.heads, i);
+    for (int32_t t = 0, i = 0; t < item.tokens; ++t) {
+      const size_t row = static_cast<size_t>(item.token0 + t) * in_.heads + item.head0;
+      for (int32_t h = 0; h < item.heads; ++h) visit(row + h, i++);
+    }
   }
 
   void assign_slots() {
