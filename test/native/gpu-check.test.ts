@@ -24,12 +24,12 @@ describe.skipIf(!hasCmake())('attention on a GPU, in emulation', () => {
 
   // Without --kernel the planner chooses, and reads shared prefixes once.
   for (const [what, args, seeds] of [
-    ['planned', [], 8],
-    ['attn_mma', ['--kernel', 'attn_mma'], 4],
-    ['attn_decode', ['--kernel', 'attn_decode'], 16],
-    ['attn_wgmma', ['--kernel', 'attn_wgmma'], 4],
+    ['planned', [], 24],
+    ['attn_mma', ['--kernel', 'attn_mma'], 20],
+    ['attn_decode', ['--kernel', 'attn_decode'], 24],
+    ['attn_wgmma', ['--kernel', 'attn_wgmma'], 16],
   ] as const)
-    for (const schedule of [0, 1, 2])
+    for (const schedule of [0, 1, 2, 3])
       it(`${what}, schedule ${schedule}`, () => {
         const first = schedule * seeds;
         const range = ['--seeds', `${first}..${first + seeds - 1}`];
