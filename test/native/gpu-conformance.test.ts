@@ -13,7 +13,7 @@ import { fixturePath } from '../support/fixture.js';
 import { answers, differences } from '../support/gpu-conformance.js';
 import { buildNativeTests, hasCmake, nativeFolder } from '../support/native-executable.js';
 
-/** A record of hardware, as bench/gpu/conformance.py writes it. `input`, `output`: gzip, base64, 32-bit words. */
+/** One answer of hardware; bench/gpu/conformance.py writes a list of them. `input`, `output`: gzip, base64, 32-bit words. */
 interface HardwareRecord {
   readonly case: string;
   readonly instruction: string;
@@ -98,8 +98,10 @@ describe.skipIf(!hasCmake())('conformance of the emulated instructions', () => {
     expect(short.stderr.toString()).toMatch(/^mma: expected 320 words on stdin/);
   });
 
-  for (const file of recorded) {
-    const record = JSON.parse(readFileSync(fixturePath(`gpu/${file}`), 'utf8')) as HardwareRecord;
+  const records = recorded.flatMap(
+    (file) => JSON.parse(readFileSync(fixturePath(`gpu/${file}`), 'utf8')) as HardwareRecord[],
+  );
+  for (const record of records) {
     it(`${record.case} answers as ${record.device} did (${record.date.slice(0, 10)})`, () => {
       const input = unzip(record.input);
       const hardware = unzip(record.output);
