@@ -19,8 +19,8 @@ const times = (x) => `${x.toFixed(2)}×`;
 /** Random programs that launched this kernel, and rows of the benches that compared it with float64. */
 function correctness(report, kernel, op) {
   let [ran, failed] = [0, 0];
-  for (const size of ['small', 'real'])
-    for (const scene of report.stages?.[`correctness ${size}`]?.record?.scenes ?? [])
+  for (const [name, stage] of Object.entries(report.stages ?? {}))
+    for (const scene of name.startsWith('correctness ') ? (stage.record?.scenes ?? []) : [])
       if (new RegExp(`\\b${kernel}\\b`).test(scene.kernels)) {
         ran++;
         if (!scene.ok) failed++;

@@ -22,6 +22,7 @@ class Stage:
         parser.add_argument("--planner", help="the planner's shared object")
         parser.add_argument("--out", required=True, type=Path)
         parser.add_argument("--seconds", type=float, default=1e9, help="starts no row after this long")
+        parser.add_argument("--without", type=lambda s: s.split(","), default=[], help="kernels found wrong before")
         self.args = parser.parse_args()
         self.name, self.start, self.rows, self.skipped = name, time.monotonic(), [], []
         self.backend = Backend(self.args.library)
@@ -48,12 +49,18 @@ class Stage:
         self.skip(what, "no time left")
         return False
 
+    def left_out(self, kernel):
+        """Whether this kernel has been found wrong: one illegal access would take the whole process along."""
+        return kernel in self.args.without
+
     def skip(self, what, why):
         self.skipped.append(dict(what=what, why=why))
         print(f"  not run: {what}: {why}", flush=True)
         self.write()
 
     def add(self, row):
+        if "errors" in row and not any(side.startswith(("ours", "attn_")) for side in row["errors"]):
+            row["agrees"] = None  # nothing of ours was compared
         self.rows.append(row)
         self.write()
         line = " ".join(f"{k}={v}" for k, v in row.items() if not isinstance(v, (dict, list)))
@@ -63,9 +70,6 @@ class Stage:
         what = " ".join(str(row[k]) for k in ("op", "what", "layout", "length", "prefix", "batch") if k in row)
         for side, why in row.get("unavailable", {}).items():
             self.skip(f"{what}: {side}", why)
-        if "errors" in row and not any(side.startswith(("ours", "attn_")) for side in row["errors"]):
-            row["agrees"] = None  # nothing of ours was compared
-            self.write()
 
     def time(self, sides):
         """Medians per side, and clocks. Without a GPU every call is made once and nothing is timed."""

@@ -90,10 +90,10 @@ def render(report):
     gpu = report.get("machine", {}).get("gpu", {})
     parts.append(f"{gpu.get('name', 'no GPU: dry run on the emulator')}, torch {report.get('machine', {}).get('torch')}")
     parts.append(grid(["stage", "status", "seconds"], [[n, s.get("status"), s.get("seconds")] for n, s in stages.items()]))
-    for size in ("small", "real"):
-        record = stages.get(f"correctness {size}", {}).get("record")
-        if record:
-            parts.append(f"random programs, {size}: {record['passed']} passed, {record['failed']} failed")
+    for name, stage in stages.items():
+        record = stage.get("record")
+        if name.startswith("correctness ") and record:
+            parts.append(f"random programs, {name[12:]}: {record['passed']} passed, {record['failed']} failed")
     cases = stages.get("conformance", {}).get("record", {})
     if cases:
         ran = [c for c in cases["cases"] if c["ran"]]
