@@ -1,8 +1,9 @@
 """Prefill attention beside PyTorch: every hook level × length, 28 query and 4 KV heads of 128, causal.
 
 Each length is a batch of 16,384 tokens in all (16k: one sequence), the convention of the published FlashAttention
-figures. Two layouts of the same keys: `plain`, one segment, for the kernels without hooks; `segmented`, four segments
-that start pages of their own (their last pages are partly empty), for hooks and for peers with the same edits.
+figures; `single` is one sequence alone, which leaves much of the card empty when it is short. Two layouts of the keys:
+`plain` and `single`, one segment, for the kernels without hooks; `segmented`, four segments that start pages of their own
+(their last pages are partly empty), for hooks and for peers with the same edits.
 """
 
 import math
@@ -47,8 +48,8 @@ def edits(problem, lengths, batch, knockout):
                  token_class=np.tile(rows, batch), head_scale=None)
 
 
-def build(length, segmented):
-    batch = max(1, TOKENS // length)
+def build(length, segmented, batch=None):
+    batch = batch or max(1, TOKENS // length)
     problem = Problem(**SHAPE)
     lengths = segment_lengths(length) if segmented else [length]
     for _ in range(batch):
@@ -93,6 +94,7 @@ def eager(q, k, v):
     ke, ve = k.repeat_interleave(ratio, 1), v.repeat_interleave(ratio, 1)
 
     def call():
+        call.weights = None  # the last ones make room
         scores = torch.matmul(q, ke.transpose(2, 3)) * q.shape[-1] ** -0.5 + mask
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
         call.weights = weights
@@ -105,6 +107,7 @@ def flex(problem, lengths, hooks):
     """Compiled FlexAttention with the same mask, gains, biases and knockouts, looked up per element."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+    torch.compiler.reset()  # every length is a program of its own; dynamo would stop at eight
     length = sum(lengths)
     edges = torch.from_numpy(hooks.edge_records()).to(device)
     gamma, beta = edges[..., 0].contiguous(), edges[..., 1].contiguous()
@@ -120,7 +123,8 @@ def flex(problem, lengths, hooks):
         c, r, s = head_class[h], row_class[q], segment[kv]
         return gamma[c, r, s] * score + beta[c, r, s]
 
-    mask = create_block_mask(mask_mod, None, problem.heads, length, length, device=str(device.type))
+    # Compiled, else it would hold heads × S × S booleans and more.
+    mask = create_block_mask(mask_mod, None, problem.heads, length, length, device=device.type, _compile=not dry)
     attend = flex_attention if dry else torch.compile(flex_attention, dynamic=False)
 
     def make(q, k, v):
@@ -190,18 +194,22 @@ def measure(row, sides):
     stage.add(row)
 
 
+def instances(problem):
+    bytes_per_set = 4 * problem.tokens * problem.heads * problem.dim + problem.key_bytes()
+    return [problem.instance(device) for _ in range(sets_needed(bytes_per_set, stage.info["l2_bytes"]))]
+
+
 def flop(problem, length, batch):
     return 4 * problem.dim * problem.heads * batch * length * (length + 1) // 2
 
 
-for length in LENGTHS:
-    # Without hooks, one segment: ours beside the fused kernels of torch.
-    if not stage.enough_time(f"{length}, plain"):
-        continue
-    problem, lengths, batch = build(length, segmented=False)
-    bytes_per_set = 4 * problem.tokens * problem.heads * problem.dim + problem.key_bytes()
-    sets = [problem.instance(device) for _ in range(sets_needed(bytes_per_set, stage.info["l2_bytes"]))]
-    row = dict(layout="plain", length=length, batch=batch, flop=flop(problem, length, batch), agrees=True, errors={}, notes={},
+def without_hooks(layout, length, batch=None):
+    """One segment: ours beside the fused kernels of torch."""
+    if not stage.enough_time(f"{layout}, {length}"):
+        return
+    problem, lengths, batch = build(length, False, batch)
+    sets = instances(problem)
+    row = dict(layout=layout, length=length, batch=batch, flop=flop(problem, length, batch), agrees=True, errors={}, notes={},
                **SHAPE)
     sides = {}
     for kernel in KERNELS:
@@ -215,13 +223,14 @@ for length in LENGTHS:
         attempt(row, sides, name, lambda n=name, b=backend: peer_calls(
             sdpa(b, n, row["notes"]), operands, sets[0]["out"], n, row["errors"]))
     measure(row, sides)
-    del sets, operands, sides
 
-    # With hooks, four segments: every level of ours, then the peers with the same edits or the same read-outs.
-    if not stage.enough_time(f"{length}, segmented"):
-        continue
+
+def with_hooks(length):
+    """Four segments: every level of ours, then the peers with the same edits or the same read-outs."""
+    if not stage.enough_time(f"segmented, {length}"):
+        return
     problem, lengths, batch = build(length, segmented=True)
-    sets = [problem.instance(device) for _ in range(sets_needed(bytes_per_set, stage.info["l2_bytes"]))]
+    sets = instances(problem)
     bias, knockout = (edits(problem, lengths, batch, k) for k in (False, True))
     scaled = edits(problem, lengths, batch, False)
     scaled.head_scale = np.linspace(0.5, 1.5, problem.heads).astype(np.float32)
@@ -247,7 +256,12 @@ for length in LENGTHS:
         attempt(row, sides, "eager", lambda: peer_calls(eager, operands[:1], peers_wanted["off"], "eager",
                                                         row["errors"]))
     measure(row, sides)
-    del sets, operands, sides, peers_wanted
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+
+
+for length in LENGTHS:
+    for work in [lambda: without_hooks("plain", length), lambda: with_hooks(length),
+                 lambda: without_hooks("single", length, 1) if length < TOKENS else None]:
+        work()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 stage.finish()

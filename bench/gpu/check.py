@@ -282,6 +282,26 @@ def sanitizer(check, name, limit):
     check.save()
 
 
+def profile(check, name, limit):
+    """Where the time of the attention kernels goes, by hardware counters where they can be read."""
+    if check.dry:
+        raise Missing("dry run: ncu needs a GPU")
+    tool = shutil.which("ncu") or "/usr/local/cuda/bin/ncu"
+    if not Path(tool).exists():
+        raise Missing("ncu is not installed")
+    record = check.work / "profile.json"
+    sections = ["SpeedOfLight", "ComputeWorkloadAnalysis", "MemoryWorkloadAnalysis", "Occupancy", "WarpStateStats"]
+    command = [tool, "--clock-control", "none", "--kernel-name", "regex:attn_", "--launch-count", "6", "--csv"]
+    for section in sections:
+        command += ["--section", section]
+    command += [sys.executable, "-B", HERE / "profile_launches.py", "--library", check.part("backend"), "--planner",
+                check.part("planner"), "--out", record]
+    output = check.run(name, command, limit, record)
+    lines = [line for line in (output or "").splitlines() if line.startswith('"')]
+    check.report["stages"].setdefault(name, {})["counters"] = lines[:600]
+    check.save()
+
+
 # The most wanted first; limits leave room inside ten minutes, and a stage that ends early leaves its rest to the others.
 STAGES = [
     ("machine", 20, machine),
@@ -295,6 +315,7 @@ STAGES = [
     ("readouts", 30, bench),
     ("dense", 60, bench),
     ("sanitizer", 80, sanitizer),
+    ("profile", 40, profile),
 ]
 
 if __name__ == "__main__":

@@ -101,11 +101,12 @@ def render(report):
         whose = cases["device"] if cases["recorded"] else "nothing recorded: the emulator against itself"
         parts.append(f"conformance: {same} of {len(ran)} instructions answer as emulated ({whose})")
     attention = sorted((r for r in rows_of(report, "attention") if r.get("sides")), key=lambda r: (r["layout"], r["length"]))
-    for layout in ("plain", "segmented"):
+    titles = dict(plain="plain, 16k tokens in all", segmented="segmented, 16k tokens in all", single="plain, one sequence")
+    for layout in titles:
         rows = [r for r in attention if r["layout"] == layout]
         if rows:
             sides = list(dict.fromkeys(s for r in rows for s in r["sides"]))
-            parts.append(f"\nprefill, {layout} (TFLOP/s of causal attention, 16k tokens in all)\n" + grid(
+            parts.append(f"\nprefill, {titles[layout]} (TFLOP/s of causal attention)\n" + grid(
                 ["", *(str(r["length"]) for r in rows)], [[s, *(tflops(r, s) for r in rows)] for s in sides]))
     decode = [r for r in rows_of(report, "decode") if r.get("sides")]
     if decode:
