@@ -231,7 +231,7 @@ def correctness(check, name, limit):
     runs = [(f"{name} {kernel}", ["--kernel", kernel, "--size", "small", "--seeds", "0..199"], 6) for kernel in KERNELS]
     runs += [(f"{name} {size}", ["--size", size, "--seeds", "0..99999"], seconds) for size, seconds in SIZES]
     if check.dry:
-        runs = [(n, [*args[:-1], "0..2"], 60) for n, args, _ in runs if not n.endswith("real")]
+        runs = [(n, [*args[:-1], "0..9"], 60) for n, args, _ in runs if not n.endswith("real")]
         check.not_run("correctness: real sizes", "dry run")
     for run, args, seconds in runs:
         kernel = run.split(" ")[1]

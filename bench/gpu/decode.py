@@ -15,7 +15,7 @@ stage = Stage("decode")
 planner = Planner(stage.args.planner, stage.backend.abi)
 dry, device = stage.dry, stage.device
 SHAPE = dict(heads=4, kv_heads=2) if dry else dict(heads=28, kv_heads=4)
-PREFIXES, BATCHES = ([640], [1, 3]) if dry else ([2048, 16384], [1, 28])
+PREFIXES, BATCHES = ([640], [1, 12]) if dry else ([2048, 16384], [1, 28])
 OWN = 64  # keys of its own each variant has after the prefix
 TOLERANCE = 1e-2
 

@@ -99,7 +99,8 @@ def render(report):
         ran = [c for c in cases["cases"] if c["ran"]]
         same = sum(c["differ"] == 0 for c in ran)
         whose = cases["device"] if cases["recorded"] else "nothing recorded: the emulator against itself"
-        parts.append(f"conformance: {same} of {len(ran)} instructions answer as emulated ({whose})")
+        said = f"{same} of {len(ran)} instructions answer as emulated" if ran else "no instruction could be run"
+        parts.append(f"conformance: {said} ({whose})")
     attention = sorted((r for r in rows_of(report, "attention") if r.get("sides")), key=lambda r: (r["layout"], r["length"]))
     titles = dict(plain="plain, 16k tokens in all", segmented="segmented, 16k tokens in all", single="plain, one sequence")
     for layout in titles:

@@ -52,7 +52,7 @@ describe.skipIf(!hasCmake())('conformance of the emulated instructions', () => {
     buildNativeTests(['gpu_conformance']);
     const lines = run(['list']).stdout.toString().trim().split('\n');
     cases = new Map(lines.map((line) => JSON.parse(line) as Case).map((entry) => [entry.name, entry]));
-  }, 300_000);
+  }, 900_000);
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
   it('has an answer of its own for every case', () => {
