@@ -47,7 +47,7 @@ class Check:
             folder.mkdir(parents=True, exist_ok=True)
         self.broken = []  # kernels that must not be timed
         self.start = time.monotonic()
-        self.slack = 4 if self.dry else 1  # emulation on a few cores; nothing is lent by the minute
+        self.slack = 4 if self.dry else 1  # emulation on a few cores takes its time
         self.deadline = self.start + 60 * (options.minutes or 10 * self.slack) - 5
         self.log = open(self.out / "log.txt", "w", buffering=1)
         self.report = dict(what="galvani GPU check", dry_run=self.dry, date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
