@@ -1,10 +1,11 @@
 """mergekit's side of the merge bench.
 
-    python merge_peer.py parity DIR CASE...      writes DIR/theirs-CASE for every case
+    python merge_peer.py parity DIR DTYPE CASE...      writes DIR/theirs-CASE for every case, computed in DTYPE
     python merge_peer.py one RECIPE OUT [SEED]   one merge; prints {seconds, peakMiB, importSeconds}
 """
 
 import json
+import os
 import resource
 import sys
 import time
@@ -29,13 +30,13 @@ def merge(text, out, seed=None):
 
 if sys.argv[1] == "parity":
     directory = sys.argv[2]
-    for case in sys.argv[3:]:
-        merge(recipe(case, directory), f"{directory}/theirs-{case}", seed=7)
+    for case in sys.argv[4:]:
+        merge(recipe(case, directory, sys.argv[3]), f"{directory}/theirs-{case}", seed=7)
         print(case, flush=True)
 else:
     from importlib.metadata import version
 
-    torch.set_num_threads(int(__import__("os").environ.get("OMP_NUM_THREADS", "2")))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     begin = time.perf_counter()
     merge(open(sys.argv[2]).read(), sys.argv[3], int(sys.argv[4]) if len(sys.argv) > 4 else None)
     print(

@@ -1,5 +1,6 @@
 """The recipes under which galvani and mergekit are compared, and the random checkpoints they read.
 
+    python merge_recipes.py pair DIR HIDDEN LAYERS VOCAB             two large ones in bf16, sharded: base, a
     python merge_recipes.py models DIR HIDDEN LAYERS VOCAB [DTYPE]    four Qwen2 checkpoints: base, a, b, c
 
 float32 by default: in bf16 many updates have equal magnitudes, and which of them a "largest half" holds is then chance
@@ -126,6 +127,61 @@ def write_models(directory, hidden, layers, vocab, dtype="float32"):
         (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
+def write_pair(directory, hidden, layers, vocab):
+    """base and a, bf16, in shards of a few hundred MB made one at a time; returns the bytes of both."""
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(3)
+    block = torch.randn(1 << 24, generator=generator) * 0.02
+    inner, total = hidden * 3 // 2, 0
+    heads = hidden // 64
+
+    def draw(*shape):  # rows of one block of normal numbers, in an order of their own: drawing all would take minutes
+        n = 1
+        for d in shape:
+            n *= d
+        shift = int(torch.randint(0, block.numel(), (1,), generator=generator))
+        rolled = torch.roll(block, shift)
+        return rolled.repeat((n + block.numel() - 1) // block.numel())[:n].reshape(shape)
+
+    config = {
+        "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": hidden, "intermediate_size": inner,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": heads, "vocab_size": vocab,
+        "tie_word_embeddings": False, "torch_dtype": "bfloat16", "rms_norm_eps": 1e-6, "max_position_embeddings": 128,
+    }
+    groups = [{"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}, {"lm_head.weight": (vocab, hidden)}]
+    for first in range(0, layers, 4):
+        group = {}
+        for layer in range(first, min(layers, first + 4)):
+            p = f"model.layers.{layer}."
+            group |= {p + "input_layernorm.weight": (hidden,), p + "post_attention_layernorm.weight": (hidden,)}
+            for name in "qkvo":
+                group |= {p + f"self_attn.{name}_proj.weight": (hidden, hidden)}
+            for name in "qkv":
+                group |= {p + f"self_attn.{name}_proj.bias": (hidden,)}
+            group |= {p + "mlp.gate_proj.weight": (inner, hidden), p + "mlp.up_proj.weight": (inner, hidden), p + "mlp.down_proj.weight": (hidden, inner)}
+        groups.append(group)
+    for name in ("base", "a"):
+        (Path(directory) / name).mkdir(parents=True, exist_ok=True)
+        (Path(directory) / name / "config.json").write_text(json.dumps(config))
+    maps = {"base": {}, "a": {}}
+    for i, group in enumerate(groups):
+        file = f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors"
+        base = {key: draw(*shape) for key, shape in group.items()}
+        for name in ("base", "a"):
+            tensors = {k: (v if name == "base" else v + 0.2 * draw(*v.shape)).to(torch.bfloat16) for k, v in base.items()}
+            save_file(tensors, Path(directory) / name / file, {"format": "pt"})
+            maps[name] |= {key: file for key in group}
+            total += sum(t.numel() * 2 for t in tensors.values())
+    for name, weight_map in maps.items():
+        index = {"metadata": {"total_size": total // 2}, "weight_map": weight_map}
+        (Path(directory) / name / "model.safetensors.index.json").write_text(json.dumps(index))
+    return total
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "pair":
+        print(json.dumps({"bytes": write_pair(sys.argv[2], *map(int, sys.argv[3:6]))}))
     if sys.argv[1] == "models":
         write_models(sys.argv[2], *map(int, sys.argv[3:6]), *sys.argv[6:7])

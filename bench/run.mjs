@@ -3,6 +3,7 @@
  * versions and date in bench/results/<name>.json.
  *
  *   npm run bench [-- engine sweep …]
+ *   npm run bench -- merge          beside mergekit; needs it, and 14 GB of space, so it runs only when asked for
  *
  * GALVANI_PYTHON names a Python with torch and transformers (default: python3); without one our side runs alone.
  */
@@ -11,7 +12,7 @@ import { fileURLToPath } from 'node:url';
 
 const benches = ['matmul', 'attention', 'engine', 'sweep', 'lab'];
 const asked = process.argv.slice(2);
-const unknown = asked.filter((name) => !benches.includes(name));
+const unknown = asked.filter((name) => !benches.includes(name) && name !== 'merge');
 if (unknown.length) {
   console.error(`no bench '${unknown[0]}'; there are ${benches.join(', ')}`);
   process.exit(2);

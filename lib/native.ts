@@ -212,6 +212,8 @@ export interface NativeLowRankRequest {
   readonly energy?: number;
   readonly least?: number;
   readonly dtype: DType;
+  /** Factors of the transpose, as embeddings have them. */
+  readonly transposed?: boolean;
   readonly threads?: number;
 }
 

@@ -5,6 +5,7 @@ import { packageVersion } from '../experiments/study-prepare.js';
 import { attendCommand } from './attend.js';
 import { characterizeCommand } from './characterize.js';
 import { doctorCommand } from './doctor.js';
+import { extractLoraCommand } from './extract-lora.js';
 import { freezeCommand } from './freeze.js';
 import { generateCommand } from './generate.js';
 import { initCommand } from './init.js';
@@ -22,6 +23,7 @@ const commands: readonly (() => Command)[] = [
   characterizeCommand,
   transferCommand,
   mergeCommand,
+  extractLoraCommand,
   freezeCommand,
   initCommand,
   planCommand,

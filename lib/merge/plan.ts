@@ -1,26 +1,13 @@
-/**
- * What a merge writes, tensor by tensor, before a byte is written: where every output tensor comes from, and what
- * becomes of every input tensor. Anything that does not fit is one error that lists all of it.
- */
-import { regions } from '../checkpoint/graft.js';
 import type { JsonObject } from '../checkpoint/json-file.js';
 import { GalvaniError } from '../errors.js';
 import { closest } from '../models/names.js';
 import type { DType, NativeCheckpoint, NativeMergeInput, NativeMergeTable, NativeMergeTensor } from '../native.js';
-import { atLayer, hasVocabulary, keyAtLayer, type Place, type TowerName, towers } from './layout.js';
-import { type MergeMethod, mergeMethod } from './methods.js';
-import { elements, isFloat, type OpenModel, openModel, parseDtype, promoted, torchName } from './models.js';
-import {
-  type ModelRef,
-  type ModuleName,
-  modelsOf,
-  type Recipe,
-  type Rule,
-  refKey,
-  type Slice,
-  type Stack,
-} from './recipe.js';
-import { type Position, resolveParameter, type Settings } from './settings.js';
+import { outputConfig } from './config.js';
+import { atLayer, hasVocabulary, keyAtLayer, type Place, type TowerName } from './layout.js';
+import { elements, isFloat, type OpenModel, openModel, parseDtype, promoted } from './models.js';
+import { type Origin, Origins } from './origins.js';
+import { type ModelRef, modelsOf, type Recipe, refKey } from './recipe.js';
+import { type Position, resolveParameter } from './settings.js';
 import { sameVocabulary, VocabularyPlan, withRows } from './vocabulary.js';
 
 export interface PlannedTensor extends NativeMergeTensor {
@@ -56,29 +43,6 @@ export interface MergeCoverage {
   readonly unused: Readonly<Record<string, readonly string[]>>;
 }
 
-/** Which module of a recipe a tower belongs to. */
-const moduleOf: Readonly<Record<TowerName, ModuleName>> = {
-  decoder: 'text_decoder',
-  embed: 'text_decoder',
-  norm: 'text_decoder',
-  head: 'text_decoder',
-  vision: 'vision_tower',
-  projector: 'multi_modal_projector',
-  other: 'default',
-};
-/** Weights after the layers follow the last slice, all others of no layer the first; as in mergekit. */
-const isLast = (tower: TowerName): boolean => tower === 'norm' || tower === 'head';
-
-interface Origin {
-  readonly method: MergeMethod;
-  readonly slice: Slice;
-  readonly scopes: readonly (Settings | undefined)[];
-  readonly depth: number;
-  /** Layer of each source; null for tensors of no layer. */
-  readonly layers: readonly (number | null)[];
-  readonly what: string;
-}
-
 export class Planner {
   readonly #recipe: Recipe;
   readonly #where: string;
@@ -91,7 +55,7 @@ export class Planner {
   readonly #dtype: DType | undefined;
   readonly #host: OpenModel;
   readonly #vocabulary: VocabularyPlan | undefined;
-  readonly #outLayers = new Map<TowerName, number>();
+  readonly #origins: Origins;
   readonly #mixesVocabularies = new Set<string>();
   readonly #outKeys = new Set<string>();
   /** model key, tower, its layer and the output's, of everything that was taken. */
@@ -109,6 +73,7 @@ export class Planner {
     for (const ref of modelsOf(recipe)) this.#models.set(refKey(ref), openModel(ref, dir));
     for (const key of this.#models.keys()) this.#used.set(key, new Set());
     this.#host = this.#models.values().next().value!;
+    this.#origins = new Origins(recipe, where, this.#models, this.#host, (text) => this.#notes.push(text));
     if (recipe.tokenizer) this.#vocabulary = new VocabularyPlan(recipe.tokenizer, this.#host, this.#models);
   }
 
@@ -121,16 +86,7 @@ export class Planner {
   }
 
   plan(): MergePlan {
-    // Rules with regions need the depth of the output, so layers are counted before tensors are planned.
-    const stacks = new Map(towers.map((tower) => [tower, this.#stack(tower)]));
-    for (const tower of ['decoder', 'vision'] as const) {
-      const spans = stacks.get(tower)!.slices.map((slice) => this.#span(slice, tower));
-      this.#outLayers.set(
-        tower,
-        spans.reduce((sum, span) => sum + span, 0),
-      );
-    }
-    for (const [tower, stack] of stacks) this.#planTower(tower, stack);
+    for (const { out, origin } of this.#origins) this.#planTensor(out, origin);
     this.#checkLeftOut();
     this.#checkDifferences();
     this.#checkVocabularies();
@@ -144,7 +100,14 @@ export class Planner {
       models: [...this.#models.values()],
       host,
       tokenizerHost,
-      config: this.#config(tensors),
+      config: outputConfig(host, tensors, {
+        decoderLayers: this.#origins.layers.get('decoder') ?? 0,
+        visionLayers: this.#origins.layers.get('vision') ?? 0,
+        sourceLayers: this.#origins.sourceLayers(),
+        vocabulary: this.#vocabulary?.size,
+        dtype: this.#dtype,
+        note: (text) => this.#notes.push(text),
+      }),
       files: { ...this.#vocabulary?.files(), ...this.#chatTemplate() },
       coverage: this.#coverage(tensors),
       notes: [...new Set(this.#notes)],
@@ -153,157 +116,9 @@ export class Planner {
     };
   }
 
-  /** What the recipe says of a tower; what it does not name is copied from the host, and that is noted. */
-  #stack(tower: TowerName): Stack & { readonly isCopied?: boolean } {
-    const { modules } = this.#recipe;
-    const given = modules[moduleOf[tower]] ?? modules.default;
-    if (given) return given;
-    const holds = [...this.#models.values()].some(({ places }) => [...places.values()].some((p) => p.tower === tower));
-    if (holds) this.#notes.push(`${tower}: not named by the recipe, copied from ${this.#host.key}`);
-    const [model] = modelsOf(this.#recipe);
-    return { slices: [{ sources: [{ model: model! }] }], isCopied: true };
-  }
-
-  /** Layers a slice gives. */
-  #span(slice: Slice, tower: TowerName): number {
-    const counts = slice.sources.map(({ model, layers }) =>
-      layers ? layers[1] - layers[0] : (this.#model(model).layers[tower] ?? 0),
-    );
-    const different = slice.sources.find((_, i) => counts[i] !== counts[0]);
-    if (different) {
-      const list = slice.sources.map(({ model }, i) => `${refKey(model)} ${counts[i]}`).join(', ');
-      throw new GalvaniError(
-        'SHAPE_MISMATCH',
-        `${this.#where}: ${tower}: the models have different numbers of layers: ${list}`,
-      );
-    }
-    for (const { model, layers } of slice.sources) {
-      const has = this.#model(model).layers[tower] ?? 0;
-      if (layers && layers[1] > has) this.#bad(`${refKey(model)}: layers [${layers}): it has ${has} ${tower} layers`);
-    }
-    return counts[0] ?? 0;
-  }
-
-  #planTower(tower: TowerName, stack: Stack & { readonly isCopied?: boolean }): void {
-    const copied = stack.isCopied === true;
-    const scopes = (slice: Slice) => (copied ? [] : [slice.parameters, stack.parameters, this.#recipe.parameters]);
-    const method = mergeMethod(copied ? 'passthrough' : this.#recipe.method, this.#where);
-    let layer = 0;
-    for (const [s, slice] of stack.slices.entries()) {
-      const last = s === stack.slices.length - 1;
-      const base = slice.base ?? (copied ? undefined : this.#recipe.base);
-      const full = this.#withBase({ ...slice, ...(base ? { base } : {}) }, method);
-      const make = (depth: number, layers: readonly (number | null)[]): Origin => ({
-        method,
-        slice: full,
-        scopes: scopes(slice),
-        depth,
-        layers,
-        what: `slice ${s}`,
-      });
-      if (isLast(tower) ? last : s === 0)
-        this.#planLayer(
-          tower,
-          null,
-          make(
-            0,
-            full.sources.map(() => null),
-          ),
-        );
-      if (tower !== 'decoder' && tower !== 'vision') continue;
-      const span = this.#span(full, tower);
-      for (let i = 0; i < span; i += 1, layer += 1) {
-        const layers = full.sources.map((source) => (source.layers?.[0] ?? 0) + i);
-        this.#planLayer(tower, layer, make(span > 1 ? i / (span - 1) : 1, layers));
-      }
-    }
-  }
-
-  /** The base is an input too, where the method has a base. */
-  #withBase(slice: Slice, method: MergeMethod): Slice {
-    if (method.base === 'none' || !slice.base) return slice;
-    const key = refKey(slice.base);
-    if (slice.sources.some(({ model }) => refKey(model) === key)) return slice;
-    const layers = slice.sources[0]?.layers;
-    return { ...slice, sources: [...slice.sources, { model: slice.base, ...(layers ? { layers } : {}) }] };
-  }
-
-  #planLayer(tower: TowerName, layer: number | null, origin: Origin): void {
-    const inner = (place: Place): string => (place.layer === null ? place.key : keyAtLayer(place, 0));
-    const keys = new Map<string, Place>();
-    for (const [i, { model }] of origin.slice.sources.entries()) {
-      for (const place of this.#model(model).places.values()) {
-        if (place.tower !== tower || place.layer !== origin.layers[i]) continue;
-        if (!keys.has(inner(place))) keys.set(inner(place), place);
-      }
-    }
-    for (const place of keys.values()) {
-      const out: Place =
-        layer === null ? place : { ...place, layer, name: atLayer(place.name, layer), key: keyAtLayer(place, layer) };
-      const rule = this.#recipe.rules.find((one) => this.#matches(one, out));
-      this.#planTensor(out, rule ? this.#ruled(rule, out) : origin);
-    }
-  }
-
-  #matches({ where }: Rule, place: Place): boolean {
-    if (where.tower && where.tower !== place.tower) return false;
-    if (where.component && (where.component !== place.component || place.layer === null)) return false;
-    if (where.name && !place.name.includes(where.name)) return false;
-    const range = this.#ruleLayers(where);
-    if (!range) return true;
-    // layers and regions are the decoder's unless a tower is named
-    return (
-      place.tower === (where.tower ?? 'decoder') &&
-      place.layer !== null &&
-      place.layer >= range[0] &&
-      place.layer < range[1]
-    );
-  }
-
-  #ruleLayers(where: Rule['where']): readonly [number, number] | undefined {
-    if (where.layers) return where.layers;
-    if (!where.region) return undefined;
-    const total = this.#outLayers.get('decoder') ?? 0;
-    const region = regions(total, this.#recipe.cuts ?? undefined).find(({ name }) => name === where.region)!;
-    return [region.start, region.end];
-  }
-
-  #ruled(rule: Rule, place: Place): Origin {
-    const method = mergeMethod(rule.method, this.#where);
-    const slice = this.#withBase(rule.slice, method);
-    const [start, end] = this.#ruleLayers(rule.where) ?? [0, this.#outLayers.get(place.tower) ?? 1];
-    const depth = place.layer === null ? 0 : end - start > 1 ? (place.layer - start) / (end - start - 1) : 1;
-    return {
-      method,
-      slice,
-      scopes: [slice.parameters, this.#recipe.parameters],
-      depth,
-      layers: slice.sources.map(() => place.layer),
-      what: `rule ${JSON.stringify(rule.where)}`,
-    };
-  }
-
-  #checkInputs({ method, slice, what }: Origin): number {
-    const keys = slice.sources.map(({ model }) => refKey(model));
-    const twice = keys.find((key, i) => keys.indexOf(key) !== i);
-    if (twice !== undefined) this.#bad(`${what}: ${twice} is given twice`);
-    const base = method.base === 'none' || !slice.base ? -1 : keys.indexOf(refKey(slice.base));
-    if (method.base === 'required' && base < 0) this.#bad(`${method.name} needs a base_model`);
-    const others = keys.length - (base < 0 ? 0 : 1);
-    const [least, most] = method.others;
-    if (others < least || others > most) {
-      const expected =
-        least === most ? `${least}` : most === Number.POSITIVE_INFINITY ? `at least ${least}` : `${least} to ${most}`;
-      this.#bad(
-        `${what}: ${method.name} takes ${expected} model(s)${base < 0 ? '' : ' beside the base'}, got ${others}`,
-      );
-    }
-    return base;
-  }
-
   #planTensor(out: Place, origin: Origin): void {
     this.#outKeys.add(out.key);
-    const base = this.#checkInputs(origin);
+    const base = this.#origins.baseOf(origin);
     const models = origin.slice.sources.map(({ model }) => this.#model(model));
     const places = models.map((model, i) => this.#find(model, out, origin.layers[i]!));
     if (places.some((place) => place === undefined)) return;
@@ -540,53 +355,8 @@ export class Planner {
     }
     return { 'chat_template.jinja': template };
   }
-
-  /** The host's config.json with what the merge changed. */
-  #config(tensors: readonly PlannedTensor[]): JsonObject {
-    const config = structuredClone(this.#host.config) as Record<string, unknown>;
-    const text = (config.text_config ?? config) as Record<string, unknown>;
-    const places = [config, text];
-    const set = (key: string, value: unknown): void => {
-      for (const place of places) if (place[key] !== undefined) place[key] = value;
-    };
-    const decoder = this.#outLayers.get('decoder') ?? 0;
-    if (decoder !== this.#host.layers.decoder) {
-      set('num_hidden_layers', decoder);
-      if (Array.isArray(text.layer_types)) {
-        const types = text.layer_types as unknown[];
-        text.layer_types = this.#sourceLayers().map((layer) => types[layer] ?? types[0]);
-      }
-      this.#notes.push(`decoder layers: ${this.#host.layers.decoder} in ${this.#host.key}, ${decoder} in the output`);
-    }
-    const vision = config.vision_config as Record<string, unknown> | undefined;
-    const blocks = this.#outLayers.get('vision') ?? 0;
-    if (vision && blocks > 0 && blocks !== this.#host.layers.vision)
-      for (const key of ['depth', 'num_hidden_layers']) if (vision[key] !== undefined) vision[key] = blocks;
-    if (this.#vocabulary) set('vocab_size', this.#vocabulary.size);
-    const hasHead = tensors.some(({ name }) => headName.test(name));
-    if (
-      hasHead &&
-      !this.#host.places.has('head.weight') &&
-      (config.tie_word_embeddings === true || text.tie_word_embeddings === true)
-    ) {
-      for (const place of new Set(places))
-        if (place.tie_word_embeddings !== undefined || place === config) place.tie_word_embeddings = false;
-      this.#notes.push('the head is tied to the embedding in some models only; the output has a head of its own');
-    }
-    const dtype = this.#dtype && torchName(this.#dtype);
-    if (dtype) for (const key of ['torch_dtype', 'dtype']) set(key, dtype);
-    return config;
-  }
-
-  /** Of each output decoder layer, the layer of the first source. */
-  #sourceLayers(): number[] {
-    return this.#stack('decoder').slices.flatMap((slice) =>
-      Array.from({ length: this.#span(slice, 'decoder') }, (_, i) => (slice.sources[0]!.layers?.[0] ?? 0) + i),
-    );
-  }
 }
 
-const headName = /(^|\.)lm_head\.weight$/;
 const bytesOf = (dtype: DType): number =>
   dtype.startsWith('F8') || dtype === 'BOOL' || /8$/.test(dtype) ? 1 : Number(/\d+$/.exec(dtype)![0]) / 8;
 

@@ -142,6 +142,11 @@ export class Staging {
     }
   }
 
+  /** Drops everything: the work itself was wrong. */
+  discard(): void {
+    rmSync(this.dir, { recursive: true, force: true });
+  }
+
   /** Says where unfinished work lies, or nothing. */
   leftover(): string {
     const files = existsSync(this.dir) ? readdirSync(this.dir).filter((name) => !name.startsWith('.')) : [];

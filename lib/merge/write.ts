@@ -171,6 +171,7 @@ export async function writeMerge(plan: MergePlan, options: WriteOptions): Promis
     if (cause instanceof GalvaniError && (cause.code === 'IO' || cause.code === 'ABORTED')) {
       throw new GalvaniError(cause.code, `${cause.message}${staging.leftover()}`, { cause });
     }
+    staging.discard();
     throw cause;
   } finally {
     staging.close();

@@ -87,7 +87,9 @@ function lines(stream: NodeJS.WriteStream): ProgressDisplay {
   let isPrinted = true;
   const print = (stage = ''): void => {
     const seconds = (Date.now() - startMs) / 1000;
-    stream.write(`${title}: ${state.done}/${total} after ${seconds.toFixed(1)} s${details(state)}${stage}\n`);
+    stream.write(
+      `${title}: ${state.done}/${total} after ${seconds.toFixed(1)} s${timeLeft(state, total, startMs)}${details(state)}${stage}\n`,
+    );
     lastMs = Date.now();
     isPrinted = true;
   };

@@ -117,7 +117,7 @@ Napi::Value write_low_rank_call(const Napi::CallbackInfo& info) {
     const auto metadata = to_string_map(fields.value("metadata"), fields.where("metadata"));
     const auto before = checkpoint_of(fields.value("before")), after = checkpoint_of(fields.value("after"));
     const LowRankOptions options{fields.integer("rank"), fields.number("energy", 1), fields.number("least", 0),
-                                 to_dtype(fields, "dtype")};
+                                 to_dtype(fields, "dtype"), fields.boolean("transposed", false)};
     if (options.rank < 1) bad_argument(fields.where("rank"), "a positive number");
     const int threads = to_threads(fields);
     return run_task<LowRank>(

@@ -69,18 +69,22 @@ LowRank write_low_rank(const std::string& path, const std::map<std::string, std:
   }
   SafetensorsWriter writer(path, metadata);
   if (out.rank > 0) {
-    std::vector<float> a(static_cast<size_t>(out.rank * columns)), b(static_cast<size_t>(rows * out.rank));
+    // The side that A spans, and the other; both vectors come as rows of the spectrum.
+    const std::vector<double>&a_side = options.transposed ? spectrum.left : spectrum.right,
+          &b_side = options.transposed ? spectrum.right : spectrum.left;
+    const int64_t a_width = options.transposed ? rows : columns, b_width = options.transposed ? columns : rows;
+    std::vector<float> a(static_cast<size_t>(out.rank * a_width)), b(static_cast<size_t>(b_width * out.rank));
     for (int64_t r = 0; r < out.rank; ++r) {
       const double root = std::sqrt(out.values[static_cast<size_t>(r)]);
-      for (int64_t c = 0; c < columns; ++c)
-        a[static_cast<size_t>(r * columns + c)] =
-            static_cast<float>(root * spectrum.right[static_cast<size_t>(r * columns + c)]);
-      for (int64_t i = 0; i < rows; ++i)
+      for (int64_t i = 0; i < a_width; ++i)
+        a[static_cast<size_t>(r * a_width + i)] =
+            static_cast<float>(root * a_side[static_cast<size_t>(r * a_width + i)]);
+      for (int64_t i = 0; i < b_width; ++i)
         b[static_cast<size_t>(i * out.rank + r)] =
-            static_cast<float>(root * spectrum.left[static_cast<size_t>(r * rows + i)]);
+            static_cast<float>(root * b_side[static_cast<size_t>(r * b_width + i)]);
     }
-    writer.declare(name_a, options.dtype, {out.rank, columns});
-    writer.declare(name_b, options.dtype, {rows, out.rank});
+    writer.declare(name_a, options.dtype, {out.rank, a_width});
+    writer.declare(name_b, options.dtype, {b_width, out.rank});
     write_matrix(writer, name_a, a, options.dtype);
     write_matrix(writer, name_b, b, options.dtype);
   }

@@ -17,6 +17,7 @@ struct LowRankOptions {
   double energy = 1;  // of Σσ², the share at which to stop earlier
   double least = 0;   // singular values at or below it are left out
   DType dtype = DType::kF32;
+  bool transposed = false;  // factors of Δᵀ, as embeddings store them: A (rank, rows), B (columns, rank)
 };
 
 struct LowRank {
