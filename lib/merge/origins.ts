@@ -138,15 +138,12 @@ export class Origins {
         layers,
         what: `slice ${s}`,
       });
-      if (isLast(tower) ? last : s === 0)
-        yield* this.#layer(
-          tower,
-          null,
-          make(
-            0,
-            full.sources.map(() => null),
-          ),
-        );
+      if (isLast(tower) ? last : s === 0) {
+        // mergekit plans a projector as layers whose names do not differ; the last one's value is what it writes.
+        const depth = tower === 'projector' ? 1 : 0;
+        const none = full.sources.map(() => null);
+        yield* this.#layer(tower, null, make(depth, none));
+      }
       if (tower !== 'decoder' && tower !== 'vision') continue;
       const span = this.#span(full, tower);
       for (let i = 0; i < span; i += 1, layer += 1) {

@@ -31,10 +31,10 @@ struct CombineKernels {
   // x[i] = 0 unless its draw falls below keep[i].
   void (*keep_random_each)(float* x, int64_t n, uint64_t key, int64_t begin, const float* keep);
 
-  // out = base + lambda · Σ d[i] (/ Σ weight where normalize); d[i] already weighted. With `consensus` only the d[i]
-  // whose sign is that of Σ d (Σ d = 0 counts as +) take part, and the divisor is the sum of their weights.
-  void (*task_sum)(const float* base, const float* const* d, const float* weight, int count, bool consensus,
-                   bool normalize, float lambda, int64_t n, float* out);
+  // out = base + lambda · Σ d[i] (/ Σ weight where normalize) over the d[i], already weighted, whose sign is that of Σ
+  // d (Σ d = 0 counts as +); the divisor is the sum of their weights.
+  void (*consensus_sum)(const float* base, const float* const* d, const float* weight, int count, bool normalize,
+                        float lambda, int64_t n, float* out);
   // SCE's fusion: sign consensus as above on the d[i], each entry weighted by its model's weight.
   void (*sce_sum)(const float* base, const float* const* d, const float* weight, int count, int64_t n, float* out);
   // Population variance over the count values of each element.

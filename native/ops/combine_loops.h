@@ -127,34 +127,27 @@ void keep_random_each(float* x, int64_t n, uint64_t key, int64_t begin, const fl
   for (int64_t i = 0; i < n; ++i) x[i] = uniform(key, begin + i) < keep[i] ? x[i] : 0.0f;
 }
 
-void task_sum(const float* base, const float* const* d, const float* weight, int count, bool consensus, bool normalize,
-              float lambda, int64_t n, float* out) {
-  double all_weights = 0;
-  for (int m = 0; m < count; ++m) all_weights += static_cast<double>(weight[m]);
-  const double whole = all_weights > -1e-8 && all_weights < 1e-8 ? 1.0 : all_weights;
+void consensus_sum(const float* base, const float* const* d, const float* weight, int count, bool normalize,
+                   float lambda, int64_t n, float* out) {
   for (int64_t at = 0; at < n; at += kStrip) {
     const int64_t width = n - at < kStrip ? n - at : kStrip;
     double sums[kStrip] = {}, mixed[kStrip] = {}, divisor[kStrip] = {};
     for (int m = 0; m < count; ++m)
       for (int64_t i = 0; i < width; ++i) sums[i] += static_cast<double>(d[m][at + i]);
-    if (consensus) {
-      for (int m = 0; m < count; ++m) {
-        const double w = weight[m];
-        for (int64_t i = 0; i < width; ++i) {
-          const double value = d[m][at + i];
-          const bool agrees = sums[i] >= 0 ? value > 0 : value < 0;
-          mixed[i] += agrees ? value : 0.0;
-          divisor[i] += agrees ? w : 0.0;
-        }
+    for (int m = 0; m < count; ++m) {
+      const double w = weight[m];
+      for (int64_t i = 0; i < width; ++i) {
+        const double value = d[m][at + i];
+        const bool agrees = sums[i] >= 0 ? value > 0 : value < 0;
+        mixed[i] += agrees ? value : 0.0;
+        divisor[i] += agrees ? w : 0.0;
       }
-      for (int64_t i = 0; i < width; ++i) divisor[i] = divisor[i] == 0 ? 1.0 : divisor[i];
-    } else {
-      for (int64_t i = 0; i < width; ++i) mixed[i] = sums[i];
-      for (int64_t i = 0; i < width; ++i) divisor[i] = whole;
     }
+    if (normalize)
+      for (int64_t i = 0; i < width; ++i) mixed[i] /= divisor[i] == 0 ? 1.0 : divisor[i];
     for (int64_t i = 0; i < width; ++i) {
       // Rounded to float32 first, so that its product with lambda is exact.
-      const float step = static_cast<float>(normalize ? mixed[i] / divisor[i] : mixed[i]);
+      const float step = static_cast<float>(mixed[i]);
       out[at + i] = static_cast<float>(static_cast<double>(base[at + i]) +
                                        static_cast<double>(lambda) * static_cast<double>(step));
     }
@@ -231,7 +224,7 @@ void nearswap(const float* a, const float* b, float t, int64_t n, float* out) {
 #define GALVANI_COMBINE_TABLE                                                                                \
   {                                                                                                          \
     widen_bf16, widen_f16, narrow_bf16, narrow_f16, subtract, scale, add_scaled, weighted_sum, dot, sum_abs, \
-        keep_random, keep_random_each, task_sum, sce_sum, variance, ram_sum, nearswap                        \
+        keep_random, keep_random_each, consensus_sum, sce_sum, variance, ram_sum, nearswap                   \
   }
 
 }  // namespace galvani

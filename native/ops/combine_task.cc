@@ -162,17 +162,32 @@ void merge_differences(Passes& passes, Thin (*make_thin)(Passes&), bool consensu
       if (after > 0) factors[i] = static_cast<float>(before / after);
     }
   }
-  const std::vector<float> weights = as_factors(weight);
   const bool normalize = passes.flag("normalize");
-  const auto lambda = static_cast<float>(passes.shared("lambda"));
+  const double lambda = passes.shared("lambda");
+  if (!consensus) {  // one weighted sum
+    double total = 0;
+    for (const double w : weight) total += w;
+    const double divisor = normalize && std::fabs(total) >= 1e-8 ? total : 1.0;
+    std::vector<float> whole;
+    for (size_t i = 0; i < m; ++i)
+      whole.push_back(static_cast<float>(static_cast<double>(factors[i]) * weight[i] * lambda / divisor));
+    whole.push_back(1.0f);
+    return passes.write([&](const Tile& tile, float* out) {
+      thin(tile);
+      std::vector<const float*> in(tile.rest.begin(), tile.rest.end());
+      in.push_back(tile.base);
+      kernels.weighted_sum(in.data(), whole.data(), static_cast<int>(m + 1), tile.count, out);
+    });
+  }
+  const std::vector<float> weights = as_factors(weight);
   passes.write([&](const Tile& tile, float* out) {
     thin(tile);
     for (size_t i = 0; i < m; ++i) {
       if (factors[i] != 1) kernels.scale(tile.rest[i], factors[i], tile.count);
       if (weights[i] != 1) kernels.scale(tile.rest[i], weights[i], tile.count);
     }
-    kernels.task_sum(tile.base, tile.rest.data(), weights.data(), static_cast<int>(m), consensus, normalize, lambda,
-                     tile.count, out);
+    kernels.consensus_sum(tile.base, tile.rest.data(), weights.data(), static_cast<int>(m), normalize,
+                          static_cast<float>(lambda), tile.count, out);
   });
 }
 
