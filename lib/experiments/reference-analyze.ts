@@ -229,19 +229,36 @@ function gradedAs(
   };
 }
 
+/** Which grafts differ from IN when answers that were cut off count as wrong, and when they are left out. */
 function truncatedWrong(observed: readonly Observation[]): Omit<Verdict, 'deviation'> {
-  const rows = observed.flatMap(({ row }) => (row?.kind === 'trial' ? [row] : []));
-  if (rows.length === 0) return absent('experiments.transfer');
-  const models = [...new Set(observed.map(({ meta }) => String(meta.model)))];
-  const cut = models.map(
-    (model) =>
-      observed.filter(({ meta, row }) => meta.model === model && row?.kind === 'trial' && row.truncated).length,
+  const policy = observed.find(({ meta }) => meta.variant === 'block')?.meta.policy;
+  const own = observed.filter(
+    ({ meta }) =>
+      meta.variant === 'block' && meta.policy === policy && meta.sight !== 'black' && meta.sight !== 'description',
   );
-  const total = cut.reduce((sum, n) => sum + n, 0);
+  if (own.length === 0) return absent('experiments.transfer');
+  const models = [...new Set(own.map(({ meta }) => String(meta.model)))];
+  const items = [...new Set(own.map(({ meta }) => String(meta.item)))];
+  const at = new Map(own.map((one) => [`${one.meta.model}\n${one.meta.item}`, one]));
+  const cut = own.filter(({ row }) => row?.kind === 'trial' && row.truncated).length;
+  const differing = (cutIsWrong: boolean): string[] => {
+    const right = (model: string) =>
+      items.map((item): boolean | null => {
+        const one = at.get(`${model}\n${item}`);
+        if (!one) return null;
+        const meta = one.meta as GoldMeta;
+        const { outcome } = gradeRow(one.row, meta.gold, ruleOf(meta));
+        return cutIsWrong && outcome === 'truncated' ? false : correctness(outcome);
+      });
+    const start = right('IN');
+    const tests = adjusted(models.map((model) => (model === 'IN' ? null : pairedTest(start, right(model)))));
+    return models.filter((_, i) => isSignificant(tests[i] ?? null));
+  };
+  const [wrong, apart] = [differing(true), differing(false)];
   return {
-    published: `${total} of ${rows.length} answers were cut off at the limit and count as wrong`,
-    corrected: `counted apart, at most ${Math.max(...cut)} for one model and at least ${Math.min(...cut)} for another`,
-    changes: total > 0,
+    published: `${cut} of ${own.length} answers were cut off and count as wrong; over all tasks ${wrong.length} grafts differ from IN`,
+    corrected: `left out and counted apart; ${apart.length} differ`,
+    changes: wrong.join() !== apart.join(),
   };
 }
 
