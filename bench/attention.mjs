@@ -1,7 +1,7 @@
 /**
  * Causal attention beside torch on the CPU, 28 query and 4 KV heads of 128, at four levels of hooks.
  *
- *   npm run bench:attention       or  node bench/attention.mjs [--rounds 5] [--tiny]
+ *   npm run bench:attention [-- --rounds 5 --clock wall|cpu --tiny]
  *
  * off    plain attention
  * read   masses of four segments, entropy and logsumexp of every row and head
@@ -11,13 +11,24 @@
  *
  * torch has no such call: "eager" is what transformers runs when attention weights are wanted, probabilities only and
  * none of the rest; "sdpa" is the fused call, which cannot give them.
+ *
+ * On a machine that is busy with other work wall time tells how the scheduler felt. `--clock cpu` counts what the process
+ * spent instead; with GALVANI_BENCH_THREADS=1, since a thread that spins while it waits for another spends too.
  */
 import { parseArgs } from 'node:util';
 import { decodeFloats, findPeer, interleave, threads, Worker } from './peer.mjs';
 import { circumstances, save, speedTable, summarise } from './report.mjs';
 
-const { values } = parseArgs({ options: { rounds: { type: 'string', default: '5' }, tiny: { type: 'boolean' } } });
+const { values } = parseArgs({
+  options: {
+    rounds: { type: 'string', default: '5' },
+    clock: { type: 'string', default: 'wall' },
+    tiny: { type: 'boolean' },
+  },
+});
 const rounds = Number(values.rounds);
+const { clock } = values;
+if (!['wall', 'cpu'].includes(clock)) throw new Error(`--clock: expected wall or cpu, got '${clock}'`);
 
 const model = { heads: 28, kvHeads: 4, headDim: 128 };
 const prefill = values.tiny ? [64] : [512, 1024, 2048, 4096];
@@ -55,7 +66,7 @@ if (!peer.missing) {
 const rows = [];
 for (const { name, ...shape } of cases) {
   const ask = ({ worker, how, hooks }, more) =>
-    worker.ask({ op: 'attention', ...shape, how, hooks, leastMs: 20, ...more });
+    worker.ask({ op: 'attention', ...shape, how, hooks, clock, leastMs: 20, ...more });
   const last = [];
   for (const side of sides)
     if (side.how || side.hooks === 'off') last.push(decodeFloats((await ask(side, { check: true })).y));
@@ -72,5 +83,5 @@ for (const { name, ...shape } of cases) {
   console.log(`  ${rows.length} of ${cases.length}: ${name}`);
 }
 for (const worker of new Set(sides.map((side) => side.worker))) await worker.close();
-console.log(`\n${threads} threads\n${speedTable(rows)}`);
-if (!values.tiny) save('attention', { ...record, rounds, rows });
+console.log(`\n${threads} threads, ${clock} time\n${speedTable(rows)}`);
+if (!values.tiny) save('attention', { ...record, clock, rounds, rows });
