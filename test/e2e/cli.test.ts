@@ -67,6 +67,8 @@ test('every command has a description, --json, and help on its options', () => {
     'attend',
     'characterize',
     'transfer',
+    'merge',
+    'extract-lora',
     'freeze',
     'init',
     'plan',
