@@ -1,0 +1,188 @@
+/**
+ * Mistakes planted in the GPU kernels, one at a time: the suite must catch each of them in emulation, or it would not
+ * have caught ours. A mutant names one text in one source file; the text must be there exactly once.
+ */
+export interface Mutant {
+  readonly name: string;
+  /** Below native/ops/gpu. */
+  readonly file: string;
+  /** The kernel's source that is compiled with it; the file itself where left out. */
+  readonly compile?: string;
+  readonly find: string;
+  readonly put: string;
+  /** Arguments of gpu_check that meet the mistake. */
+  readonly check: readonly string[];
+  /** Under which schedules of the emulator (0: in order) it is looked for, one after the other. */
+  readonly schedules: readonly number[];
+}
+
+const mma = ['--kernel', 'attn_mma', '--head-dims', '64', '--seeds', '0..7'];
+const decode = ['--kernel', 'attn_decode', '--head-dims', '64', '--seeds', '0..15'];
+// Lists of more than four pages, so that stages are used again.
+const wgmma = ['--kernel', 'attn_wgmma', '--seeds', '30..33'];
+// Several steps of query rows for one probe; lists long enough that a stage of V is used a third time.
+const probe = ['--kernel', 'attn_mma', '--head-dims', '64', '--seeds', '66..66'];
+const longer = ['--kernel', 'attn_wgmma', '--seeds', '41..42'];
+const inOrder = [0];
+const adversarial = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+
+export const mutants: readonly Mutant[] = [
+  {
+    name: 'attn_mma: K of the next page copied before everyone has read the last one',
+    file: 'attn_mma.cu',
+    find: 'dev::sync();        // and nobody reads K of the page before any more',
+    put: '',
+    check: mma,
+    schedules: adversarial,
+  },
+  {
+    name: 'attn_mma: V of the next page copied before everyone has read the last one',
+    file: 'attn_mma.cu',
+    find: 'dev::sync();        // and nobody reads V of the page before, nor Q, any more',
+    put: '',
+    check: mma,
+    schedules: adversarial,
+  },
+  {
+    name: 'attn_mma: cp.async waited for one group too late',
+    file: 'attn_mma.cu',
+    find: 'dev::cp_wait<1>();  // V of this page',
+    put: 'dev::cp_wait<2>();',
+    check: mma,
+    schedules: adversarial,
+  },
+  {
+    name: 'softmax: t rescaled without its d·l term',
+    file: 'attn_tile.h',
+    compile: 'attn_mma.cu',
+    find: 'if (kStat) t[r] = alpha[r] * dev::fma(d, l[r], t[r]);',
+    put: 'if (kStat) t[r] = alpha[r] * t[r];',
+    check: mma,
+    schedules: inOrder,
+  },
+  {
+    name: 'softmax: a segment met again is added without rescaling',
+    file: 'attn_tile.h',
+    compile: 'attn_mma.cu',
+    find: 'tables_.l[at] = dev::fma(a, tables_.l[at], sum);',
+    put: 'tables_.l[at] += sum;',
+    check: mma,
+    schedules: inOrder,
+  },
+  {
+    name: 'softmax: rows that have seen nothing measure from −1e30',
+    file: 'attn_tile.h',
+    compile: 'attn_mma.cu',
+    find: 'from[r] = to > kEmptyBelow ? to : 0.0f;',
+    put: 'from[r] = to;',
+    check: mma,
+    schedules: inOrder,
+  },
+  {
+    name: 'softmax: the last visible key is masked',
+    file: 'attn_tile.h',
+    compile: 'attn_mma.cu',
+    find: 'if (key < from || key > to)',
+    put: 'if (key < from || key >= to)',
+    check: mma,
+    schedules: inOrder,
+  },
+  {
+    name: 'softmax: a gain of 0 unmasks the future',
+    file: 'attn_tile.h',
+    compile: 'attn_mma.cu',
+    find: 'const float masked = kBlocked / gain[r];',
+    put: 'const float masked = kBlocked;',
+    check: mma,
+    schedules: inOrder,
+  },
+  {
+    name: 'tile: rows and chunks of K exchanged between lanes',
+    file: 'tile.h',
+    compile: 'attn_mma.cu',
+    find: '(lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1',
+    put: '(lane & 7) + (((lane >> 3) & 1) << 3), lane >> 4',
+    check: mma,
+    schedules: inOrder,
+  },
+  {
+    name: 'attn_decode: the second warp’s state added unscaled',
+    file: 'attn_decode.cu',
+    find: 'state.l[r] = a * state.l[r] + b * l;',
+    put: 'state.l[r] = a * state.l[r] + l;',
+    check: decode,
+    schedules: inOrder,
+  },
+  {
+    name: 'attn_decode: the next K copied over the one being read',
+    file: 'attn_decode.cu',
+    find: 'load_page<D, 32>(k_tile, p.k, p, next, item.kv_head, lane);',
+    put: 'load_page<D, 32>(v_tile, p.k, p, next, item.kv_head, lane);',
+    check: decode,
+    schedules: inOrder,
+  },
+  {
+    name: 'attn_combine: t merged without its d·l term',
+    file: 'attn_combine.cu',
+    find: 't = a * dev::fma(d, l, t) + b * dev::fma(e, state[1], state[2]);',
+    put: 't = a * t + b * state[2];',
+    check: decode,
+    schedules: inOrder,
+  },
+  {
+    name: 'attn_probe: queries of the next step copied before everyone has read these',
+    file: 'attn_probe.cu',
+    find: 'dev::sync();  // everyone has read these queries and constants',
+    put: '',
+    check: probe,
+    schedules: adversarial,
+  },
+  {
+    name: 'attn_wgmma: wrong stride in the descriptor of V',
+    file: 'attn_wgmma.cu',
+    find: 'dev::descriptor(v + i * 16 * 128, kHalf, 1024)',
+    put: 'dev::descriptor(v + i * 16 * 128, kHalf, 512)',
+    check: wgmma,
+    schedules: inOrder,
+  },
+  {
+    name: 'attn_wgmma: the stage of V released before P·V has finished',
+    file: 'attn_wgmma.cu',
+    find: '    dev::wg_wait<0>();\n    dev::wg_touch(o);\n    release(&shared.v_empty[before]);',
+    put: '    release(&shared.v_empty[before]);\n    dev::wg_wait<0>();\n    dev::wg_touch(o);',
+    check: longer,
+    schedules: adversarial,
+  },
+  {
+    name: 'attn_wgmma: V multiplied before it has arrived',
+    file: 'attn_wgmma.cu',
+    find: '    dev::mbar_wait(&shared.v_full[before], (step - 1) / kStages & 1);\n',
+    put: '',
+    check: wgmma,
+    schedules: adversarial,
+  },
+  {
+    name: 'attn_wgmma: O rescaled while P·V is under way',
+    file: 'attn_wgmma.cu',
+    find: '    dev::wg_wait<0>();\n    dev::wg_touch(o);\n    release(&shared.v_empty[before]);\n    scale_rows(o, alpha);',
+    put: '    scale_rows(o, alpha);\n    dev::wg_wait<0>();\n    dev::wg_touch(o);\n    release(&shared.v_empty[before]);',
+    check: wgmma,
+    schedules: adversarial,
+  },
+  {
+    name: 'attn_wgmma: scores read before they are there',
+    file: 'attn_wgmma.cu',
+    find: 'dev::wg_wait<1>();',
+    put: 'dev::wg_wait<2>();',
+    check: wgmma,
+    schedules: adversarial,
+  },
+  {
+    name: 'attn_wgmma: the producer waits for the wrong parity',
+    file: 'attn_wgmma.cu',
+    find: 'parity = (step / kStages & 1) ^ 1;',
+    put: 'parity = step / kStages & 1;',
+    check: wgmma,
+    schedules: inOrder,
+  },
+];
