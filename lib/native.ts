@@ -105,7 +105,7 @@ export interface NativeSpectrum extends SpectrumMeasures {
   /** The spectrum expected from storage rounding alone (native/ops/rounding.h). */
   readonly floor?: SpectrumMeasures & {
     readonly singularValues: Float64Array;
-    /** Largest σ1 over the draws. */
+    /** Largest σ1 over the draws, with a margin of k^(−2/3) for its fluctuation (k: the small side). */
     readonly edge: number;
     readonly draws: number;
   };

@@ -17,6 +17,7 @@ import { isFloat, matchTensors } from './weights/match.js';
 import { addPowerSums, type Moments, momentsOf, type PowerSums } from './weights/moments.js';
 
 export { type Metric, metrics } from './weights/metrics.js';
+export { addPowerSums, type Moments, momentsOf, type PowerSums } from './weights/moments.js';
 
 /** Bin b of an ulp histogram counts 2^(b−8) ≤ |Δ|/ulp < 2^(b−7); the first and last are open. Δ = 0 is in no bin. */
 export const ulpBins: readonly number[] = Array.from({ length: 16 }, (_, bin) => 2 ** (bin - 8));

@@ -1,5 +1,5 @@
 /** galvani characterize: what each step of training changed in the weights. */
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { nameFolders } from './names.js';
 import {
   cutPair,
@@ -13,7 +13,8 @@ import {
 
 interface CharacterizeOptions extends RunOptions {
   readonly control?: string;
-  readonly spectra: boolean;
+  readonly spectra: boolean | 'all' | 'top';
+  readonly subspace: number;
   readonly cuts?: [number, number];
   readonly seed: number;
 }
@@ -23,7 +24,13 @@ export function characterizeCommand(): Command {
     .description('energy, diversity, geometry and sparsity of the updates between two or three checkpoints')
     .argument('<dirs...>', 'two or three checkpoint folders in order of training: BASE IN RL, or BEFORE AFTER')
     .option('--control <dir>', 'another continuation of the last but one, such as more SFT, compared beside')
-    .option('--no-spectra', 'skip singular values and their noise floor')
+    .addOption(
+      new Option('--spectra <which>', 'all singular values, or the leading ones only: much faster for large models')
+        .choices(['all', 'top'])
+        .default('all'),
+    )
+    .option('--no-spectra', 'statistics only: every byte is read once')
+    .option('--subspace <n>', 'dimension of the leading subspaces compared; 0: none', nonNegativeInteger, 8)
     .option('--cuts <mid,late>', 'first layers of mid and late (default: thirds)', cutPair)
     .option('--seed <n>', 'seed of the noise floor', nonNegativeInteger, 1)
     .addHelpText(
@@ -34,13 +41,16 @@ export function characterizeCommand(): Command {
     const all = nameFolders(options.control ? [...dirs, options.control] : dirs);
     const names = Object.keys(all);
     const models = names.slice(0, dirs.length);
-    const { spectra, cuts, seed } = options;
+    const { cuts, seed, subspace } = options;
+    const spectra = options.spectra === 'all' ? true : options.spectra;
     const study = studyOf('characterize', {
       name: `Weights of ${models.join(', ')}`,
       models: all,
       seed,
       ...defined({ cuts }),
-      experiments: { characterize: { models, spectra, ...(options.control ? { control: names.at(-1) } : {}) } },
+      experiments: {
+        characterize: { models, spectra, subspace, ...(options.control ? { control: names.at(-1) } : {}) },
+      },
     });
     await runAndReport(study, { ...options, defaultOut: 'runs/characterize' });
   });

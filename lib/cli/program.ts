@@ -9,6 +9,7 @@ import { extractLoraCommand } from './extract-lora.js';
 import { freezeCommand } from './freeze.js';
 import { generateCommand } from './generate.js';
 import { initCommand } from './init.js';
+import { inspectCommand } from './inspect.js';
 import { localizeCommand } from './localize.js';
 import { mergeCommand } from './merge.js';
 import { planCommand } from './plan.js';
@@ -29,6 +30,7 @@ const commands: readonly (() => Command)[] = [
   planCommand,
   studyCommand,
   reportCommand,
+  inspectCommand,
   doctorCommand,
 ];
 

@@ -2,11 +2,15 @@
 import type { Region } from '../checkpoint/graft.js';
 import type { Observation } from '../run/rows.js';
 import { seededRandom } from '../stats/random.js';
-import { characterizeExperiment, type PartRecord, type StepRecord, type TensorRecord } from './characterize.js';
+import { addPowerSums, type Moments, momentsOf } from '../weights.js';
+import { characterizeExperiment, type PartRecord } from './characterize.js';
+import { analyzeDetail, type WeightDetail } from './characterize-detail.js';
+import type { StepRecord, TensorRecord } from './characterize-record.js';
 import { type RegionShare, regionShares } from './characterize-regions.js';
 import type { Select } from './measure.js';
 
-export type GroupKind = 'layer' | 'vision block' | 'region' | 'part' | 'module';
+export const groupKinds = ['whole', 'layer', 'vision block', 'region', 'part', 'module', 'vision module'] as const;
+export type GroupKind = (typeof groupKinds)[number];
 
 export interface WeightStep {
   /** ‖Δ‖_F of the group. */
@@ -14,6 +18,10 @@ export interface WeightStep {
   /** ‖Δ‖_F / ‖W before‖_F of the group; null when the weights are zero. */
   readonly relativeNorm: number | null;
   readonly maxAbs: number;
+  /** Of the group's entries; null: none. */
+  readonly moments: Moments | null;
+  /** Counts of |Δ| in bf16 steps of the weight, by powers of two from 2^−8; entries with Δ = 0 are in no bin. */
+  readonly ulpHistogram: readonly number[];
   /** Share of entries that are bit for bit the same. */
   readonly unchangedFraction: number | null;
   /** Share of entries that moved by less than half a bf16 step of the weight. */
@@ -21,7 +29,11 @@ export interface WeightStep {
   /** Means over the group's matrices with a spectrum. */
   readonly matrices: number;
   readonly stableRank: number | null;
+  readonly participationRatio: number | null;
   readonly effectiveRank: number | null;
+  /** How evenly ‖Δ‖² lies over rows and over columns: 1 = evenly, near 0 = in a few. Means over matrices. */
+  readonly rowSpread: number | null;
+  readonly columnSpread: number | null;
   readonly rankAboveFloor: number | null;
   readonly effectiveRankAboveFloor: number | null;
   /** The same from rounding alone: ‖·‖_F of the group's matrices, and mean ranks. */
@@ -83,6 +95,7 @@ export interface CharacterizeResult {
   readonly cells: readonly WeightCell[];
   /** Where the update sits, beside random sets of as many layers. */
   readonly regionShares: readonly RegionShare[];
+  readonly detail: WeightDetail;
 }
 
 export function analyzeCharacterize(
@@ -90,6 +103,7 @@ export function analyzeCharacterize(
   options: { readonly regions: readonly Region[]; readonly seed: number },
 ): CharacterizeResult {
   const shares: RegionShare[] = [];
+  const detail: WeightDetail = { matrices: [], curves: [], geometry: [], heads: [] };
   const comparisons: WeightComparison[] = [];
   const cells: WeightCell[] = [];
   for (const name of new Set(observed.map(({ meta }) => String(meta.comparison)))) {
@@ -97,6 +111,7 @@ export function analyzeCharacterize(
     const models = own[0]!.meta.models as readonly string[];
     const parts = own.flatMap(({ row }) => (row?.kind === 'measure' ? [row.value as unknown as PartRecord] : []));
     const tensors = parts.flatMap((part) => part.tensors);
+    analyzeDetail(name, models.length - 1, tensors, detail);
     const groups = cellsOf(name, tensors);
     cells.push(...groups);
     const byLayer = groups.filter(({ kind }) => kind === 'layer');
@@ -123,7 +138,7 @@ export function analyzeCharacterize(
       }),
     });
   }
-  return { comparisons, cells, regionShares: shares };
+  return { comparisons, cells, regionShares: shares, detail };
 }
 
 function coverageOf(parts: readonly PartRecord[], tensors: readonly TensorRecord[]): WeightComparison['coverage'] {
@@ -146,12 +161,18 @@ interface Group {
 
 function groupsOf({ place }: TensorRecord): Group[] {
   const { tower, layer, module, region } = place;
-  const groups: Group[] = [{ kind: 'part', group: tower, layer: null }];
+  const groups: Group[] = [
+    { kind: 'whole', group: 'whole model', layer: null },
+    { kind: 'part', group: tower, layer: null },
+  ];
   if (layer !== null && tower === 'decoder') {
     groups.push({ kind: 'layer', group: `layer ${layer}`, layer });
     groups.push({ kind: 'module', group: module, layer: null });
   }
-  if (layer !== null && tower === 'vision') groups.push({ kind: 'vision block', group: `block ${layer}`, layer });
+  if (layer !== null && tower === 'vision') {
+    groups.push({ kind: 'vision block', group: `block ${layer}`, layer });
+    groups.push({ kind: 'vision module', group: module, layer: null });
+  }
   if (region !== null) groups.push({ kind: 'region', group: region, layer: null });
   return groups;
 }
@@ -167,8 +188,7 @@ function cellsOf(comparison: string, tensors: readonly TensorRecord[]): WeightCe
     }
   }
   const cells = [...members.values()].map(({ group, tensors: own }) => cellOf(comparison, group, own));
-  const order: readonly GroupKind[] = ['layer', 'vision block', 'region', 'part', 'module'];
-  const place = ({ kind, layer }: WeightCell): number => order.indexOf(kind) * 1e6 + (layer ?? 0);
+  const place = ({ kind, layer }: WeightCell): number => groupKinds.indexOf(kind) * 1e6 + (layer ?? 0);
   return cells.sort((a, b) => place(a) - place(b));
 }
 
@@ -203,17 +223,25 @@ function stepOf(tensors: readonly TensorRecord[], step: number): WeightStep {
   const elements = own.reduce((sum, delta) => sum + delta.elements, 0);
   const share = (of: (delta: StepRecord) => number | null): number | null =>
     elements > 0 ? own.reduce((sum, delta) => sum + (of(delta) ?? 0) * delta.elements, 0) / elements : null;
+  const masses = own.flatMap(({ mass }) => (mass ? [mass] : []));
   const spectra = own.flatMap(({ spectrum }) => (spectrum ? [spectrum] : []));
   const floors = spectra.flatMap(({ floor }) => (floor ? [floor] : []));
   return {
     frobeniusNorm,
     relativeNorm: before > 0 ? frobeniusNorm / before : null,
     maxAbs: own.reduce((largest, delta) => Math.max(largest, delta.maxAbs), 0),
+    moments: momentsOf(elements, addPowerSums(own.map((delta) => delta.powerSums))),
+    ulpHistogram: (own[0]?.ulpHistogram ?? []).map((_, bin) =>
+      own.reduce((sum, delta) => sum + delta.ulpHistogram[bin]!, 0),
+    ),
     unchangedFraction: share((delta) => delta.unchangedFraction),
     belowHalfUlpFraction: share((delta) => delta.belowHalfUlpFraction),
     matrices: spectra.length,
     stableRank: mean(spectra.map((spectrum) => spectrum.stableRank)),
+    participationRatio: mean(spectra.map((spectrum) => spectrum.participationRatio)),
     effectiveRank: mean(spectra.map((spectrum) => spectrum.effectiveRank)),
+    rowSpread: mean(masses.map(({ rowSpread }) => rowSpread)),
+    columnSpread: mean(masses.map(({ columnSpread }) => columnSpread)),
     rankAboveFloor: mean(spectra.map((spectrum) => spectrum.rankAboveFloor)),
     effectiveRankAboveFloor: mean(spectra.map((spectrum) => spectrum.effectiveRankAboveFloor)),
     floorNorm: floors.length > 0 ? rootSum(floors.map((floor) => floor.frobeniusNorm)) : null,

@@ -6,13 +6,13 @@ import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { readFolder } from '../checkpoint/folder.js';
 import { type Cuts, defaultCuts, type RegionName, regionNames, regionOf, regions } from '../checkpoint/graft.js';
+import { canonicalOf } from '../checkpoint/layout.js';
 import { openCheckpoint } from '../checkpoint/safetensors.js';
 import { GalvaniError } from '../errors.js';
 import type { TensorDescription } from '../models/family.js';
 import { familyByName } from '../models/registry.js';
 import { folderFingerprint } from '../run/fingerprint.js';
 import { verifyFrozen } from '../weights.js';
-import { canonicalOf } from './characterize.js';
 
 /** Parts of a checkpoint: the thirds of the decoder's layers, and what belongs to no layer. */
 export type FreezePart = RegionName | 'vision' | 'projector' | 'embed' | 'norm' | 'head';

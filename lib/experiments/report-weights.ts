@@ -5,6 +5,14 @@ import { type LineSeries, lineChart } from '../report/line-chart.js';
 import { type PointRangeSpec, pointRange } from '../report/point-range.js';
 import type { CharacterizeResult, WeightCell, WeightComparison, WeightStep } from './characterize-analyze.js';
 import { answer, chart, column, idOf, layerList, prose, regionMarks, tableBlock } from './report-parts.js';
+import {
+  geometryChart,
+  headMaps,
+  matrixMaps,
+  spectrumCharts,
+  stepName,
+  stepSizeChart,
+} from './report-weights-detail.js';
 import type { Summary } from './summary.js';
 
 export function weightsSection(result: CharacterizeResult, summary: Summary): Section {
@@ -16,19 +24,24 @@ export function weightsSection(result: CharacterizeResult, summary: Summary): Se
       'what limits them is rounding: checkpoints are stored in bf16, and rounding alone adds a full-rank residue.',
     blocks: [
       ...energyCharts(result, summary),
-      ...rankCharts(result, summary),
+      ...matrixMaps(result),
       ...regionChart(result),
+      ...spectrumCharts(result),
+      ...rankCharts(result, summary),
+      ...geometryChart(result, summary),
+      ...stepSizeChart(result),
+      ...headMaps(result),
       tableBlock(
         'weights-parts',
         'By part of the network',
         'Norms of a part are roots of sums of squares over its tensors. Rounding floor: the Frobenius norm that storing in bf16 alone would give.',
-        weightTable(result.cells.filter(({ kind }) => kind === 'region' || kind === 'part')),
+        weightTable(result.cells.filter(({ kind }) => kind === 'whole' || kind === 'region' || kind === 'part')),
       ),
       tableBlock(
         'weights-modules',
-        'By kind of matrix in the decoder',
+        'By kind of matrix',
         'Reference columns are what the published script prints: norms added, and the mean of ‖Δ‖/‖W_in‖.',
-        weightTable(result.cells.filter(({ kind }) => kind === 'module')),
+        weightTable(result.cells.filter(({ kind }) => kind === 'module' || kind === 'vision module')),
       ),
       ...result.comparisons.map((comparison) =>
         prose(coverageText(comparison), isWhole(comparison) ? 'note' : 'caution'),
@@ -195,7 +208,12 @@ function weightTable(cells: readonly WeightCell[]) {
       column('relative', '‖Δ‖/‖W‖', 'number'),
       column('unchanged', 'Bit-identical', 'rate'),
       column('below', 'Below ½ bf16 step', 'rate'),
+      column('std', 'Std of Δ', 'number'),
+      column('kurtosis', 'Kurtosis of Δ', 'number'),
+      column('rowSpread', 'Spread over rows', 'number'),
+      column('columnSpread', 'over columns', 'number'),
       column('stable', 'Stable rank', 'number'),
+      column('participation', 'Participation ratio', 'number'),
       column('effective', 'Effective rank', 'number'),
       column('floor', 'Rounding floor ‖·‖', 'number'),
       column('floorStable', 'its stable rank', 'number'),
@@ -209,13 +227,18 @@ function weightTable(cells: readonly WeightCell[]) {
     rows: cells.flatMap((cell) =>
       cell.steps.map((step, index) => ({
         step: stepName(cell.comparison, index),
-        group: cell.kind === 'vision block' ? `vision ${cell.group}` : cell.group,
+        group: cell.kind.startsWith('vision') ? `vision ${cell.group}` : cell.group,
         tensors: cell.tensors,
         norm: step.frobeniusNorm,
         relative: step.relativeNorm,
         unchanged: step.unchangedFraction,
         below: step.belowHalfUlpFraction,
+        std: step.moments?.std ?? null,
+        kurtosis: step.moments?.kurtosis ?? null,
+        rowSpread: step.rowSpread,
+        columnSpread: step.columnSpread,
         stable: step.stableRank,
+        participation: step.participationRatio,
         effective: step.effectiveRank,
         floor: step.floorNorm,
         floorStable: step.floorStableRank,
@@ -228,11 +251,6 @@ function weightTable(cells: readonly WeightCell[]) {
       })),
     ),
   };
-}
-
-function stepName(comparison: string, index: number): string {
-  const models = comparison.split(' → ');
-  return `${models[index]} → ${models[index + 1]}`;
 }
 
 function isWhole({ coverage, failed }: WeightComparison): boolean {

@@ -47,7 +47,10 @@ export interface CharacterizeStudy {
   readonly models: readonly string[];
   /** A second pair, such as more SFT in place of RL, for comparison. */
   readonly control?: string | undefined;
-  readonly spectra: boolean;
+  /** Every singular value; 'top': the leading ones only, in a few passes; false: none. */
+  readonly spectra: boolean | 'top';
+  /** Dimension of the leading singular subspaces that are compared; 0: none. */
+  readonly subspace: number;
 }
 
 export interface TransferStudy extends Draw {
@@ -223,7 +226,8 @@ export const studySchema: z.ZodType<Study> = z.strictObject({
       .strictObject({
         models: z.array(name).min(2).max(3),
         control: name.optional(),
-        spectra: z.boolean().default(true),
+        spectra: z.union([z.boolean(), z.literal('top')]).default(true),
+        subspace: z.int().nonnegative().max(64).default(8),
       })
       .optional(),
     transfer: z

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { blockGraft, type Cuts, defaultCuts, paperGrafts, regions } from '../checkpoint/graft.js';
+import { readLayout } from '../checkpoint/layout.js';
 import { type QuestionItem, readItems, readPairs, type SwapPair, subsetPerTask } from '../data/items.js';
 import type { Engine } from '../engine.js';
 import { GalvaniError } from '../errors.js';
@@ -27,20 +28,38 @@ import { planTransfer, transferModels } from './transfer.js';
 interface Opened {
   readonly models: ReadonlyMap<string, PlanModel>;
   readonly records: readonly RunModel[];
+  /** Of the first model; the numbers of heads are 0 where its family is not known. */
+  readonly decoder: Pick<DecoderConfig, 'layers' | 'kvHeads' | 'headDim'>;
 }
 
-/** Opens every model that a selected experiment names. */
+/**
+ * Opens every model that a selected experiment names. When weights are only compared, nothing needs to run: then any
+ * family will do, and a folder needs no tokenizer.
+ */
 async function openModels(engine: Engine, study: Study, selected: readonly ExperimentName[]): Promise<Opened> {
+  const weightsOnly = selected.every((experiment) => experiment === 'characterize');
   const wanted = new Set(selected.flatMap((experiment) => modelsOf(study, experiment)));
   const models = new Map<string, PlanModel>();
   const records: RunModel[] = [];
+  let first: Opened['decoder'] | undefined;
   for (const [name, dir] of Object.entries(study.models)) {
     if (!wanted.has(name)) continue;
-    const { layers, config } = await engine.addModel(name, dir);
-    models.set(name, { name, layers, heads: config.decoder.heads });
+    const { layers, decoder } = weightsOnly ? readLayout(dir) : await addModel(engine, name, dir);
+    models.set(name, { name, layers, heads: decoder?.heads ?? 0 });
     records.push({ name, dir: resolve(dir), fingerprint: folderFingerprint(dir), layers });
+    first ??= { layers, kvHeads: decoder?.kvHeads ?? 0, headDim: decoder?.headDim ?? 0 };
   }
-  return { models, records };
+  if (!first) throw new GalvaniError('BAD_CONFIG', 'the study opens no model');
+  return { models, records, decoder: first };
+}
+
+async function addModel(
+  engine: Engine,
+  name: string,
+  dir: string,
+): Promise<{ layers: number; decoder: DecoderConfig }> {
+  const { layers, config } = await engine.addModel(name, dir);
+  return { layers, decoder: config.decoder };
 }
 
 export function modelsOf({ experiments }: Study, experiment: ExperimentName): string[] {
@@ -114,6 +133,8 @@ export interface PreparedStudy {
 export interface PrepareOptions {
   /** Items in random order: a sample of the first few then stands for all. */
   readonly shuffled?: boolean;
+  /** How comparisons of weights are run. */
+  readonly weights?: Pick<Parameters<typeof characterizeMeasurements>[2], 'signal' | 'threads' | 'within'>;
 }
 
 /** Opens what the selected experiments need and plans them; nothing is run and nothing written. */
@@ -133,15 +154,13 @@ async function prepare(
   engine: Engine,
   study: Study,
   selected: readonly ExperimentName[],
-  { models, records }: Opened,
+  { models, records, decoder }: Opened,
   data: StudyData,
   options: PrepareOptions,
 ): Promise<PreparedStudy> {
-  const [first] = records;
-  if (!first) throw new GalvaniError('BAD_CONFIG', 'the study opens no model');
+  const first = records[0]!;
   requireSameTokens(engine, records, data);
-  const { decoder } = engine.model(first.name).config;
-  const layers = decoder.layers;
+  const { layers } = decoder;
   const cuts: Cuts = study.cuts ?? defaultCuts(layers);
   const fingerprints = new Map(records.map(({ name, fingerprint }) => [name, fingerprint]));
   const fingerprint = (model: string): string => fingerprints.get(model)!;
@@ -217,10 +236,11 @@ async function prepare(
     });
   }
   if (selected.includes('characterize') && characterize) {
-    const measurements = await characterizeMeasurements(study.models, characterize, {
+    const measurements = characterizeMeasurements(study.models, characterize, {
       fingerprint,
       cuts,
       seed: study.seed,
+      ...options.weights,
     });
     steps.push({
       experiment: 'characterize',

@@ -46,7 +46,9 @@ const meanings: Readonly<Record<string, string>> = {
   'experiments.attend.writer': 'Whose text all models read in the same-text comparison.',
   'experiments.characterize': 'What each step of training changed in the weights.',
   'experiments.characterize.control': 'Another continuation of the last but one model, such as more SFT.',
-  'experiments.characterize.spectra': 'Singular values, ranks and their rounding floor.',
+  'experiments.characterize.spectra':
+    "Singular values, ranks and their rounding floor: true, false, or 'top' for the leading ones only.",
+  'experiments.characterize.subspace': 'Dimension of the leading singular subspaces that are compared; 0: none.',
   'experiments.transfer': 'Blocks of RL layers grafted into IN and the other way round.',
   'experiments.transfer.in': 'The model before RL.',
   'experiments.transfer.rl': 'The model after RL.',

@@ -63,7 +63,13 @@ export async function runStudy(study: Study, options: StudyRunOptions): Promise<
   const progress = options.progress ?? silent;
   const selected = selectedExperiments(study, options.only);
   await using engine = await Engine.open(options.threads === undefined ? {} : { threads: options.threads });
-  const prepared = await prepareStudy(engine, study, selected);
+  const prepared = await prepareStudy(engine, study, selected, {
+    weights: {
+      signal: options.signal,
+      threads: options.threads,
+      within: (share) => progress.within('of this part', share),
+    },
+  });
   const shard = options.shard ?? wholeRun;
   using run = new RunDir(options.out, prepared.record, shard);
   const startMs = Date.now();
@@ -113,13 +119,16 @@ export async function runStudy(study: Study, options: StudyRunOptions): Promise<
     // Comparisons of weights are not split: shard 0 makes them.
     if (!total.finished || shard.index !== 0 || measurements.length === 0) return;
     progress.start(title, measurements.length);
-    const { taken, failed } = await takeMeasurements(measurements, run, (done) => progress.update({ done }));
+    const { taken, skipped, failed } = await takeMeasurements(measurements, run, {
+      onProgress: (done, already) => progress.update({ done, skipped: already }),
+      ...(options.stopping ? { stopping: options.stopping } : {}),
+    });
     progress.finish();
     total.planned += measurements.length;
     total.computed += taken;
-    total.skipped += measurements.length - taken;
+    total.skipped += skipped;
     total.failed += failed;
-    if (options.stopping?.()) total.finished = false;
+    if (taken + skipped < measurements.length || options.stopping?.()) total.finished = false;
   };
   for (const step of prepared.steps) await step.run(runPlan, measure);
   const { computed, skipped, failed, finished } = total;

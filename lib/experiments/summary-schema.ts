@@ -7,6 +7,7 @@ import type { Json } from '../run/rows.js';
 import { taskGroups } from './answers.js';
 import { querySpans } from './attend.js';
 import { attentionMeasures } from './attend-analyze.js';
+import { groupKinds } from './characterize-analyze.js';
 import { ablatedParts } from './localize-reasoning.js';
 import type { Select } from './measure.js';
 import { sights } from './prompter.js';
@@ -223,11 +224,19 @@ const weightStep = z.strictObject({
   frobeniusNorm: z.number(),
   relativeNorm: optional,
   maxAbs: z.number(),
+  moments: z
+    .strictObject({ mean: z.number(), std: z.number(), skewness: optional, kurtosis: optional })
+    .nullable()
+    .describe('of the entries of Δ; kurtosis 3 = normal'),
+  ulpHistogram: z.array(count).describe('changed entries by |Δ| in bf16 steps of the weight: bin b from 2^(b−8)'),
   unchangedFraction: optional,
   belowHalfUlpFraction: optional,
   matrices: count,
   stableRank: optional,
+  participationRatio: optional,
   effectiveRank: optional,
+  rowSpread: optional.describe('1 = ‖Δ‖² lies evenly over rows, near 0 = in a few'),
+  columnSpread: optional,
   rankAboveFloor: optional,
   effectiveRankAboveFloor: optional,
   floorNorm: optional,
@@ -236,7 +245,54 @@ const weightStep = z.strictObject({
   referenceNormSum: z.number(),
   referenceRelativeMean: optional,
 });
+const overlap = z
+  .strictObject({ left: share, right: share })
+  .describe('mean squared cosine of the angles between leading singular subspaces');
+const weightDetail = z.strictObject({
+  matrices: z.array(
+    z.strictObject({
+      comparison: z.string(),
+      tower: z.enum(['decoder', 'vision']),
+      layer: count,
+      module: z.string(),
+      relativeNorm: z.array(optional),
+      effectiveRank: z.array(optional),
+      rankAboveFloor: z.array(optional),
+      cosine: optional,
+    }),
+  ),
+  curves: z.array(
+    z.strictObject({
+      comparison: z.string(),
+      step: count,
+      module: z.string(),
+      matrices: count,
+      places: z.array(count),
+      values: z.array(z.number()),
+      floor: z.array(z.number()).nullable(),
+      edge: optional,
+    }),
+  ),
+  geometry: z.array(
+    z.strictObject({
+      comparison: z.string(),
+      layer: count,
+      matrices: count,
+      steps: overlap.nullable(),
+      weights: z.array(overlap.nullable()),
+      chance: overlap,
+    }),
+  ),
+  heads: z.array(
+    z.strictObject({
+      comparison: z.string(),
+      step: count,
+      layers: z.array(z.strictObject({ layer: count, shares: z.array(z.number()) })),
+    }),
+  ),
+});
 const characterize = z.strictObject({
+  detail: weightDetail,
   comparisons: z.array(
     z.strictObject({
       name: z.string(),
@@ -257,7 +313,7 @@ const characterize = z.strictObject({
   cells: z.array(
     z.strictObject({
       comparison: z.string(),
-      kind: z.enum(['layer', 'vision block', 'region', 'part', 'module']),
+      kind: z.enum(groupKinds),
       group: z.string(),
       layer: count.nullable(),
       tensors: count,

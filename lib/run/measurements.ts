@@ -14,29 +14,39 @@ export interface Measurement {
   readonly measure: () => Promise<Json>;
 }
 
-/** Takes the measurements the ledger lacks, one after another; a failure is a row. @throws ABORTED, CLOSED */
+export interface MeasureOptions {
+  /** `done` includes the `skipped` ones, which the ledger had. */
+  readonly onProgress?: (done: number, skipped: number) => void;
+  /** Asked between measurements: true ends after the one under way. */
+  readonly stopping?: () => boolean;
+}
+
+/** Takes the measurements the ledger lacks, one after another; a failure is a row. @throws ABORTED, CLOSED, IO, LEDGER */
 export async function takeMeasurements(
   measurements: readonly Measurement[],
   run: { readonly ledger: Ledger; readonly planLog?: PlanLog },
-  onProgress?: (done: number) => void,
-): Promise<{ readonly taken: number; readonly failed: number }> {
-  let taken = 0;
-  let failed = 0;
-  for (const [i, { experiment, label, meta, identity, measure }] of measurements.entries()) {
-    const key = contentKey({ experiment, identity });
-    run.planLog?.append([{ experiment, key, meta }]);
-    if (!run.ledger.settled(key)) {
-      taken += 1;
+  { onProgress, stopping }: MeasureOptions = {},
+): Promise<{ readonly taken: number; readonly skipped: number; readonly failed: number }> {
+  const counts = { taken: 0, skipped: 0, failed: 0 };
+  const keys = measurements.map(({ experiment, identity }) => contentKey({ experiment, identity }));
+  // The whole plan first: a run that is stopped knows what is missing.
+  run.planLog?.append(measurements.map(({ experiment, meta }, i) => ({ experiment, key: keys[i]!, meta })));
+  for (const [i, { label, measure }] of measurements.entries()) {
+    const key = keys[i]!;
+    if (run.ledger.settled(key)) counts.skipped += 1;
+    else {
+      if (stopping?.()) break;
+      counts.taken += 1;
       try {
         run.ledger.append([{ kind: 'measure', key, label, value: await measure() }]);
       } catch (cause) {
         const { code, message } = fromNative(cause);
         if (code === 'ABORTED' || code === 'CLOSED' || code === 'IO' || code === 'LEDGER') throw cause;
-        failed += 1;
+        counts.failed += 1;
         run.ledger.append([{ kind: 'failed', key, label, error: { code, message } }]);
       }
     }
-    onProgress?.(i + 1);
+    onProgress?.(i + 1, counts.skipped);
   }
-  return { taken, failed };
+  return counts;
 }

@@ -31,7 +31,13 @@ export const metrics: readonly Metric[] = [
   m('effectiveRank', 'spectrum', 'exp(H(σ/Σσ))', 'Roy & Vetterli 2007; the paper’s "diversity"', '1'),
   m('conditionNumber', 'spectrum', 'σ1/σk', '', '1'),
   m('logVolume', 'spectrum', 'Σ ln σ of the top values', 'published script of the paper', 'nat'),
-  m('floor.edge', 'spectrum', 'largest σ1 of simulated rounding noise', 'native/ops/rounding.h', 'weight'),
+  m(
+    'floor.edge',
+    'spectrum',
+    'largest σ1 of simulated rounding noise · (1 + k^(−2/3))',
+    'native/ops/rounding.h',
+    'weight',
+  ),
   m('aboveFloor.rank', 'spectrum', 'number of σ above floor.edge', 'native/ops/rounding.h', '1'),
 ];
 function m(name: string, per: Metric['per'], formula: string, source: string, unit: string): Metric {

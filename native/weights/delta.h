@@ -33,7 +33,7 @@ struct DeltaOptions {
 // The spectrum expected from storage rounding alone (ops/rounding.h), and the update's spectrum above it.
 struct Floor {
   std::vector<double> values;  // (k) of the first draw; draws = 1: a curve of their distribution (ops/krylov.h)
-  double edge = 0;             // largest σ1 over the draws; an update's value counts as signal above it
+  double edge = 0;             // (1 + k^(−2/3)) · largest σ1 over the draws; an update's value above it is signal
   double frobenius_norm = 0;
   SpectrumMeasures measures;
   int draws = 0;

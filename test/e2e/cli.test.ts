@@ -1,10 +1,12 @@
 /** The commands as a user types them, on the lab's checkpoints with the real engine. */
 import { spawn, spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import type { Inspection } from '../../lib/checkpoint/inspect.js';
+import { openCheckpoint, writeSafetensors } from '../../lib/checkpoint/safetensors.js';
 import { program, run } from '../../lib/cli/program.js';
 import { summarySchema } from '../../lib/experiments/summary-schema.js';
 
@@ -74,6 +76,7 @@ test('every command has a description, --json, and help on its options', () => {
     'plan',
     'study',
     'report',
+    'inspect',
     'doctor',
   ];
   const root_ = program();
@@ -253,6 +256,66 @@ test('characterize and freeze compare every tensor', () => {
   const changed = galvani('freeze', base, sft, '--region', 'mid', '--json');
   expect(changed.code).toBe(1);
   expect(JSON.parse(changed.out)).toMatchObject({ held: false, region: 'mid' });
+});
+
+test('characterize asks before it computes, and resumes', () => {
+  const bare = join(work, 'bare');
+  mkdirSync(bare);
+  cpSync(join(base, 'model.safetensors'), join(bare, 'model.safetensors'));
+  // Weights alone: no configuration, no tokenizer, names of no known family.
+  const first = galvani('characterize', bare, base, '--no-spectra', '--out', 'bare-run');
+  expect(first).toMatchObject({ code: 0 });
+  expect(summaryOf('bare-run').characterize!.cells.find(({ kind }) => kind === 'whole')!.steps[0]).toMatchObject({
+    frobeniusNorm: 0,
+    unchangedFraction: 1,
+    effectiveRank: null,
+  });
+  expect(galvani('characterize', bare, base, '--no-spectra', '--out', 'bare-run').out).toContain('0 computed');
+  // What does not fit is one error, before anything is written.
+  const other = join(work, 'other');
+  mkdirSync(other);
+  writeSafetensors(join(other, 'model.safetensors'), [
+    { name: 'model.layers.0.mlp.up.weight', dtype: 'F32', shape: [1], data: new Uint8Array(4) },
+  ]);
+  const refused = galvani('characterize', bare, other, '--out', 'refused');
+  expect(refused.code).toBe(1);
+  expect(refused.err).toMatch(/153 of 153 tensors differ/);
+  expect(refused.err).toMatch(
+    /model\.layers\.0\.mlp\.up\.weight: missing in .*closest there: model\.\S*mlp\.up_proj\.weight/,
+  );
+  expect(existsSync(join(work, 'refused'))).toBe(false);
+});
+
+test('inspect says what a checkpoint holds and what is wrong with it', () => {
+  const sound = galvani('inspect', base, '--quiet');
+  expect(sound).toMatchObject({ code: 0 });
+  expect(sound.out).toMatch(/qwen2_5_vl.*\n9 decoder layers, 152 tensors/);
+  expect(sound.out).toContain('No damage');
+
+  const hurt = join(work, 'hurt');
+  cpSync(base, hurt, { recursive: true });
+  const file = openCheckpoint(join(base, 'model.safetensors'));
+  const tensors = file
+    .names()
+    .filter((name) => !name.includes('layers.3.mlp.up_proj'))
+    .map((name) => ({ name, ...file.info(name), data: file.raw(name) }));
+  const of = (part: string) => tensors.find(({ name }) => name.includes(part))!;
+  of('layers.1.self_attn.q_proj.weight').data.set([0xc0, 0x7f, 0xc0, 0x7f]); // two bf16 NaN
+  of('layers.2.mlp.gate_proj').data.fill(0);
+  writeSafetensors(join(hurt, 'model.safetensors'), tensors);
+  writeFileSync(join(hurt, 'half.safetensors'), readFileSync(join(base, 'model.safetensors')).subarray(0, 100_000));
+  const found = galvani('inspect', hurt, '--json', '--quiet');
+  expect(found.code).toBe(1);
+  const { damage, notes, tensors: count } = JSON.parse(found.out) as Inspection;
+  expect(count).toBe(151);
+  const all = damage.map(({ where, what }) => `${where}: ${what}`).join('\n');
+  expect(all).toMatch(/half\.safetensors: .*truncated/);
+  expect(all).toMatch(/layers\.3\.up.*is missing/);
+  expect(all).toMatch(/layers\.1\.self_attn\.q_proj\.weight: 2 of \d+ values are NaN or infinite/);
+  expect(all).toMatch(/layers\.2\.mlp\.gate_proj\.weight: all \d+ values are zero/);
+  expect(damage).toHaveLength(4);
+  expect(notes.join()).toContain('half.safetensors');
+  expect(galvani('inspect', join(work, 'nowhere'))).toMatchObject({ code: 1, out: '' });
 });
 
 test('transfer and attend run on two checkpoints', () => {

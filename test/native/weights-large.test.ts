@@ -117,8 +117,9 @@ describe('methods for large matrices', () => {
     const energy = noise.reduce((a, b) => a + b * b, 0);
     const entropy = -noise.reduce((a, value) => a + (value / total) * Math.log(value / total), 0);
     expect(floor!.draws).toBe(1);
-    expect(floor!.edge / floor!.frobeniusNorm / (noise[0]! / Math.sqrt(energy))).toBeGreaterThan(0.98);
-    expect(floor!.edge / floor!.frobeniusNorm / (noise[0]! / Math.sqrt(energy))).toBeLessThan(1.03);
+    const edge = floor!.edge / (1 + rows ** (-2 / 3)); // without the margin for fluctuation
+    expect(edge / floor!.frobeniusNorm / (noise[0]! / Math.sqrt(energy))).toBeGreaterThan(0.98);
+    expect(edge / floor!.frobeniusNorm / (noise[0]! / Math.sqrt(energy))).toBeLessThan(1.03);
     expect(floor!.effectiveRank! / Math.exp(entropy)).toBeGreaterThan(0.97);
     expect(floor!.effectiveRank! / Math.exp(entropy)).toBeLessThan(1.03);
     const middle = (values: Float64Array) => values[rows / 2]!;
