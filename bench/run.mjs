@@ -3,7 +3,10 @@
  * versions and date in bench/results/<name>.json.
  *
  *   npm run bench [-- engine sweep …]
- *   npm run bench -- merge          beside mergekit; needs it, and 14 GB of space, so it runs only when asked for
+ *   npm run bench -- weights        comparing checkpoints; writes 5 GB
+ *   npm run bench -- merge          beside mergekit; needs it, and 14 GB of space
+ *
+ * The last two run only when asked for.
  *
  * GALVANI_PYTHON names a Python with torch and transformers (default: python3); without one our side runs alone.
  */
@@ -11,10 +14,11 @@ import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
 const benches = ['matmul', 'attention', 'engine', 'sweep', 'lab'];
+const onlyWhenAsked = ['weights', 'merge'];
 const asked = process.argv.slice(2);
-const unknown = asked.filter((name) => !benches.includes(name) && name !== 'merge');
+const unknown = asked.filter((name) => ![...benches, ...onlyWhenAsked].includes(name));
 if (unknown.length) {
-  console.error(`no bench '${unknown[0]}'; there are ${benches.join(', ')}`);
+  console.error(`no bench '${unknown[0]}'; there are ${[...benches, ...onlyWhenAsked].join(', ')}`);
   process.exit(2);
 }
 const failed = [];

@@ -23,6 +23,15 @@ describe.skipIf(!hasBuild)('benches without Python', () => {
     expect(stdout).not.toContain('bench/results');
   });
 
+  test('weights: statistics beside a plain read, and spectra', async () => {
+    const { stdout } = await run('weights');
+    expect(stdout).toMatch(/^no peer, galvani alone: .*ENOENT/m);
+    expect(stdout).toMatch(/^plain read +cold +[\d.]+/m);
+    expect(stdout).toMatch(/^galvani +warm +[\d.]+ +1 +\d+/m);
+    expect(stdout).toMatch(/^64 × 96 +[\d.]+ +–/m);
+    expect(stdout).not.toContain('bench/results');
+  });
+
   test.each([
     ['engine', /prefill, text 1024 +rows\/s +[\d.]+/],
     ['sweep', /galvani computed 2\.\d\d forward passes for 5 runs/],
