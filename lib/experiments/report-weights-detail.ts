@@ -274,19 +274,21 @@ export function headMaps({ detail, comparisons }: CharacterizeResult): ChartBloc
       return chart(
         id,
         title,
-        'Each head’s share of ‖Δ‖² of its layer’s query projection, times the number of heads: 1 is an even share.',
+        'How much more (blue) or less (red) of its layer’s ‖Δ‖² in the query projection a head has than an even share; from twice ' +
+          'the even share on the colour is full.',
         heatMap({
           id,
           title,
           rows: layers.map(({ layer }) => String(layer)),
           columns: Array.from({ length: heads }, (_, head) => String(head)),
-          values: layers.map(({ shares }) => shares.map((value) => value)),
-          scale: 'sequential',
-          format: 'number',
-          valueLabel: 'Share × heads',
+          values: layers.map(({ shares }) => shares.map((value) => value - 1)),
+          scale: 'diverging',
+          format: 'percent',
+          valueLabel: 'Above or below an even share, %',
           rowLabel: 'Layer',
           columnLabel: 'Head',
-          min: 0,
+          min: -1,
+          max: 1,
         }),
         {
           columns: [
