@@ -1,11 +1,23 @@
 /** Attention per layer and model, and its change between models on the same items. */
 import type { JsonObject, Observation } from '../run/rows.js';
 import { type AttendMeta, attendExperiment, type QuerySpan, querySpans, type TextMode } from './attend.js';
+import { type HeadMap, type HeadShift, headMap, headShift } from './attend-heads.js';
+import { type AttendedPicture, attendedPictures } from './attend-pictures.js';
 import type { LayerAttention, ReducedAttention } from './attend-reduce.js';
 import { adjusted, type MeanRecord, meanOf, meanTest, pairedMean, type Select } from './measure.js';
 
 /** Numbers per layer that are compared between models. */
-export const attentionMeasures = ['image', 'imageSinkFree', 'imagePerShare', 'imageSinkFreePerShare'] as const;
+export const attentionMeasures = [
+  'image',
+  'imageSinkFree',
+  'imagePerShare',
+  'imageSinkFreePerShare',
+  'first',
+  'question',
+  'think',
+  'final',
+  'other',
+] as const;
 export type AttentionFigure = (typeof attentionMeasures)[number];
 
 export interface AttentionCell {
@@ -18,7 +30,10 @@ export interface AttentionCell {
   readonly imagePerShare: MeanRecord;
   readonly imageSinkFreePerShare: MeanRecord;
   readonly question: MeanRecord;
-  readonly text: MeanRecord;
+  readonly think: MeanRecord;
+  readonly final: MeanRecord;
+  /** System turn, template and tags. */
+  readonly other: MeanRecord;
   readonly first: MeanRecord;
   /** Image keys taken out as sinks, mean over items. */
   readonly sinks: MeanRecord;
@@ -46,21 +61,15 @@ export interface AttentionShift {
   readonly significant: boolean;
 }
 
-export interface HeadMap {
-  readonly mode: TextMode;
-  readonly query: QuerySpan;
-  readonly model: string;
-  /** [layer][head] mean mass on the image. */
-  readonly image: readonly (readonly number[])[];
-  readonly n: number;
-}
-
 export interface AttendResult {
   readonly models: readonly string[];
   readonly writer: string;
   readonly cells: readonly AttentionCell[];
   readonly shifts: readonly AttentionShift[];
   readonly heads: readonly HeadMap[];
+  readonly headShifts: readonly HeadShift[];
+  /** Attention patch by patch for a few items. */
+  readonly pictures: readonly AttendedPicture[];
   /** Items for which a model gave no usable text (failed, truncated or empty): they are in no cell of mode `own`. */
   readonly unusable: readonly { readonly model: string; readonly failed: number; readonly truncated: number }[];
 }
@@ -69,6 +78,7 @@ export function analyzeAttend(
   observed: readonly Observation[],
   texts: readonly Observation[],
   options: { readonly models: readonly string[]; readonly writer: string; readonly seed: number },
+  images: readonly Observation[] = [],
 ): AttendResult {
   const readings = observed.map(({ meta, row }) => ({
     meta: meta as AttendMeta,
@@ -78,6 +88,7 @@ export function analyzeAttend(
   const cells: AttentionCell[] = [];
   const shifts: AttentionShift[] = [];
   const heads: HeadMap[] = [];
+  const headShifts: HeadShift[] = [];
   for (const mode of ['same', 'own'] as const) {
     for (const query of querySpans) {
       const values = new Map<string, readonly (LayerAttention | null)[]>();
@@ -109,7 +120,12 @@ export function analyzeAttend(
           }),
         ),
       );
-      heads.push(...[...values].flatMap(([model, lists]) => headMap(mode, query, model, lists)));
+      heads.push(...[...values].flatMap(([model, lists]) => headMap({ mode, query, model }, lists)));
+      headShifts.push(
+        ...comparisons(options.models).flatMap(([from, to]) =>
+          headShift({ mode, query, from, to }, values.get(from)!, values.get(to)!, options.seed),
+        ),
+      );
     }
   }
   return {
@@ -118,6 +134,8 @@ export function analyzeAttend(
     cells,
     shifts,
     heads,
+    headShifts,
+    pictures: attendedPictures(images, observed, texts),
     unusable: unusable(texts, options.models),
   };
 }
@@ -142,7 +160,7 @@ function modelCells(
   seed: number,
 ): AttentionCell[] {
   return Array.from({ length: layerCount(lists) }, (_, layer): AttentionCell => {
-    const mean = (name: Exclude<keyof LayerAttention, 'tokens' | 'imageByHead'>): MeanRecord =>
+    const mean = (name: Exclude<keyof LayerAttention, 'tokens' | 'byHead' | 'map'>): MeanRecord =>
       meanOf(
         lists.map((value) => value?.[name][layer] ?? null),
         seed,
@@ -157,7 +175,9 @@ function modelCells(
       imagePerShare: mean('imagePerShare'),
       imageSinkFreePerShare: mean('imageSinkFreePerShare'),
       question: mean('question'),
-      text: mean('text'),
+      think: mean('think'),
+      final: mean('final'),
+      other: mean('other'),
       first: mean('first'),
       sinks: mean('sinks'),
       select: { ...select, model },
@@ -202,21 +222,6 @@ function shiftsBetween(input: {
       };
     });
   });
-}
-
-function headMap(
-  mode: TextMode,
-  query: QuerySpan,
-  model: string,
-  lists: readonly (LayerAttention | null)[],
-): HeadMap[] {
-  const present = lists.filter((value) => value !== null);
-  const [first] = present;
-  if (!first) return [];
-  const image = first.imageByHead.map((row, layer) =>
-    row.map((_, head) => present.reduce((sum, value) => sum + value.imageByHead[layer]![head]!, 0) / present.length),
-  );
-  return [{ mode, query, model, image, n: present.length }];
 }
 
 function unusable(texts: readonly Observation[], models: readonly string[]): AttendResult['unusable'] {

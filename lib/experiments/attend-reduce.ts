@@ -1,6 +1,7 @@
 /** Attention captures of one run → the few numbers per layer that are kept. */
 import { GalvaniError } from '../errors.js';
 import { resolveSpan, rowCount } from '../hooks/spans.js';
+import { type Packed, pack } from '../run/packed.js';
 import type { Reducer } from '../run/plan.js';
 import type { Json } from '../run/rows.js';
 import type { Capture, Prompt, Range } from '../types.js';
@@ -16,7 +17,22 @@ export interface SpanKeys {
   readonly first: readonly Range[];
   readonly image: readonly Range[];
   readonly question: readonly Range[];
-  readonly text: readonly Range[];
+  readonly think: readonly Range[];
+  readonly final: readonly Range[];
+}
+
+/** What a head's attention is split into; together 1. `image` holds the image's sinks, which stand apart once more. */
+export const headSpans = ['first', 'image', 'question', 'think', 'final', 'other', 'imageSinks'] as const;
+export type HeadSpan = (typeof headSpans)[number];
+
+/** Attention to each merged patch of the prompt's first image. */
+export interface PatchMap {
+  /** Image tokens, top to bottom and left to right; the picture is stretched over them whole. */
+  readonly grid: readonly [rows: number, columns: number];
+  /** [layers, rows, columns] mass per token, mean over query rows and heads. */
+  readonly mass: Packed;
+  /** Tokens taken out as sinks, by layer. */
+  readonly sinks: readonly (readonly number[])[];
 }
 
 /** Means over the query rows of one span; every list has one number per layer. */
@@ -26,7 +42,10 @@ export interface LayerAttention {
   readonly first: readonly number[];
   readonly image: readonly number[];
   readonly question: readonly number[];
-  readonly text: readonly number[];
+  /** Generated reasoning and final answer, as far as they were there. */
+  readonly think: readonly number[];
+  readonly final: readonly number[];
+  /** System turn, template and tags. */
   readonly other: readonly number[];
   /** Mass on the image divided by the image's share of the visible keys; 1 is what uniform attention gives. */
   readonly imagePerShare: readonly number[];
@@ -35,22 +54,28 @@ export interface LayerAttention {
   readonly imageSinkFreePerShare: readonly number[];
   /** Image keys taken out as sinks. */
   readonly sinks: readonly number[];
-  /** [layer][head] mass on the image. */
-  readonly imageByHead: readonly (readonly number[])[];
+  /** [layers, heads, headSpans]. */
+  readonly byHead: Packed;
+  readonly map?: PatchMap;
 }
 
 export type ReducedAttention = Readonly<Record<string, LayerAttention>>;
 
-/** @param queries span names; those the prompt lacks are left out of the result. */
-export function attentionReducer(keys: SpanKeys, queries: readonly string[]): Reducer {
+/**
+ * @param queries span names; those the prompt lacks are left out of the result.
+ * @param withMap keep the attention to every patch too.
+ */
+export function attentionReducer(keys: SpanKeys, queries: readonly string[], withMap = false): Reducer {
   return {
-    name: `attention ${sinkScore}`,
+    name: `attention by span and head ${sinkScore}${withMap ? ', patches' : ''}`,
     apply: (result, prompt) => {
       const out: Record<string, LayerAttention> = {};
       for (const query of queries) {
         const mass = result.captures[`mass ${query}`];
         const received = result.captures[`keys ${query}`];
-        if (mass && received) out[query] = reduceSpan(mass, received, prompt, query, keys);
+        if (!mass || !received) continue;
+        const map = withMap ? patchMap(received, prompt, keys) : undefined;
+        out[query] = { ...reduceSpan(mass, received, prompt, query, keys), ...(map ? { map } : {}) };
       }
       return out as unknown as Json;
     },
@@ -82,47 +107,108 @@ function reduceSpan(mass: Capture, received: Capture, prompt: Prompt, query: str
   const visible = rows.reduce((sum, row) => sum + row + 1, 0) / rows.length;
   const image = column('image');
   const free = Array.from({ length: layers }, (_, layer) => withoutSinks(received, layer, keys, visible));
+  const other = (l: number): number => Math.max(0, 1 - names.reduce((sum, name) => sum + mean(l, column(name)), 0));
   return {
     tokens: rows.length,
     first: perLayer((l) => mean(l, column('first'))),
     image: perLayer((l) => mean(l, image)),
     question: perLayer((l) => mean(l, column('question'))),
-    text: perLayer((l) => mean(l, column('text'))),
-    other: perLayer((l) => Math.max(0, 1 - names.reduce((sum, name) => sum + mean(l, column(name)), 0))),
+    think: perLayer((l) => mean(l, column('think'))),
+    final: perLayer((l) => mean(l, column('final'))),
+    other: perLayer(other),
     imagePerShare: perLayer((l) => (imageKeys === 0 ? 0 : mean(l, image, (row) => (row + 1) / imageKeys))),
     imageSinkFree: free.map(({ mass: value }) => round(value)),
     imageSinkFreePerShare: free.map(({ perShare }) => round(perShare)),
-    sinks: free.map(({ sinks }) => sinks),
-    imageByHead: Array.from({ length: layers }, (_, l) =>
-      Array.from({ length: heads }, (_, h) => {
-        let sum = 0;
-        for (let r = 0; r < queryRows; r += 1) sum += at(l, r, h, image);
-        return round(sum / queryRows);
-      }),
-    ),
+    sinks: free.map(({ sinks }) => sinks.length),
+    byHead: byHead(mass, received, free, keys, names),
   };
 }
 
-function withoutSinks(
+/** [layers, heads, headSpans], mean over the query rows. */
+function byHead(
+  mass: Capture,
   received: Capture,
-  layer: number,
+  free: readonly SinkFree[],
   keys: SpanKeys,
-  visible: number,
-): { mass: number; perShare: number; sinks: number } {
-  const [, heads, total] = received.shape as [number, number, number];
-  const of = (key: number): number => {
-    let sum = 0;
-    for (let h = 0; h < heads; h += 1) sum += received.data[(layer * heads + h) * total + key]!;
-    return sum / heads;
-  };
+  names: readonly (keyof SpanKeys)[],
+): Packed {
+  const [layers, rows, heads, columns] = mass.shape as [number, number, number, number];
+  const total = received.shape[2]!;
+  const image = rowsOf(keys.image);
+  const values = new Float64Array(layers * heads * headSpans.length);
+  for (let l = 0; l < layers; l += 1) {
+    for (let h = 0; h < heads; h += 1) {
+      const at = (l * heads + h) * headSpans.length;
+      const put = (name: HeadSpan, value: number): void => {
+        values[at + headSpans.indexOf(name)] = Math.min(1, Math.max(0, value)); // sums of float32 may pass 1
+      };
+      let seen = 0;
+      names.forEach((name, c) => {
+        let sum = 0;
+        for (let r = 0; r < rows; r += 1) sum += mass.data[((l * rows + r) * heads + h) * columns + c]!;
+        put(name, sum / rows);
+        seen += sum / rows;
+      });
+      put('other', 1 - seen);
+      const swallowed = free[l]!.sinks.map((i) => received.data[(l * heads + h) * total + image[i]!]!);
+      put(
+        'imageSinks',
+        swallowed.reduce((sum, value) => sum + value, 0),
+      );
+    }
+  }
+  // One scale for all: what two models have in common must not differ by rounding.
+  return pack(values, [layers, heads, headSpans.length], 16, 1);
+}
+
+/** Undefined without an image. */
+function patchMap(received: Capture, prompt: Prompt, keys: SpanKeys): PatchMap | undefined {
+  const [placed] = prompt.images;
+  if (!placed) return undefined;
+  const { start, count } = placed;
+  const [frames, height, width] = placed.image.grid;
+  const merge = Math.round(Math.sqrt((frames * height * width) / count));
+  const grid = [height / merge, width / merge] as const;
+  if (frames * grid[0] * grid[1] !== count || frames !== 1) return undefined;
+  const layers = received.shape[0]!;
+  const values = new Float64Array(layers * count);
+  for (let l = 0; l < layers; l += 1) {
+    for (let i = 0; i < count; i += 1) values[l * count + i] = receivedMass(received, l, start + i);
+  }
+  const image = rowsOf(keys.image);
+  const sinks = Array.from({ length: layers }, (_, l) =>
+    withoutSinks(received, l, keys, prompt.ids.length)
+      .sinks.map((i) => image[i]! - start)
+      .filter((token) => token >= 0 && token < count),
+  );
+  return { grid, mass: pack(values, [layers, ...grid], 8), sinks };
+}
+
+/** Mass that a key receives, mean over heads and query rows. */
+function receivedMass({ data, shape }: Capture, layer: number, key: number): number {
+  const [, heads, total] = shape as [number, number, number];
+  let sum = 0;
+  for (let h = 0; h < heads; h += 1) sum += data[(layer * heads + h) * total + key]!;
+  return sum / heads;
+}
+
+interface SinkFree {
+  readonly mass: number;
+  readonly perShare: number;
+  /** Places among the image keys. */
+  readonly sinks: readonly number[];
+}
+
+function withoutSinks(received: Capture, layer: number, keys: SpanKeys, visible: number): SinkFree {
+  const of = (key: number): number => receivedMass(received, layer, key);
   const image = rowsOf(keys.image).map(of);
   const isSink = outliers(image);
   const swallowed = image.reduce((sum, value, i) => sum + (isSink[i] ? value : 0), 0);
   const rest = image.reduce((sum, value, i) => sum + (isSink[i] ? 0 : value), 0);
-  const sinks = isSink.filter(Boolean).length;
+  const sinks = isSink.flatMap((yes, i) => (yes ? [i] : []));
   const remaining = 1 - rowsOf(keys.first).reduce((sum, key) => sum + of(key), 0) - swallowed;
   const mass = remaining > 0 ? rest / remaining : 0;
-  const share = (image.length - sinks) / (visible - 1 - sinks);
+  const share = (image.length - sinks.length) / (visible - 1 - sinks.length);
   return { mass, perShare: share > 0 ? mass / share : 0, sinks };
 }
 

@@ -6,11 +6,11 @@
 import type { QuestionItem } from '../data/items.js';
 import { captureKeyMass, captureMass, layerRange } from '../hooks/interventions.js';
 import { hasSpan, resolveSpan, rowCount, withoutRows } from '../hooks/spans.js';
-import { type Bundle, bundleOrFailure, type Plan, type PlannedTrial, type Reducer } from '../run/plan.js';
+import { type Bundle, bundleOrFailure, type Plan, type PlannedTrial } from '../run/plan.js';
 import type { JsonObject, Observation } from '../run/rows.js';
 import type { Intervention, Prompt, Range } from '../types.js';
 import { attentionReducer } from './attend-reduce.js';
-import type { PlanContext, PlanModel } from './context.js';
+import { goldMeta, type PlanContext, type PlanModel } from './context.js';
 
 export const textsExperiment = 'attend-texts';
 export const attendExperiment = 'attend';
@@ -29,6 +29,8 @@ export interface AttendOptions {
   readonly items: readonly QuestionItem[];
   /** Whose text all read in mode `same`; one of the models. */
   readonly writer: string;
+  /** Ids of items whose attention is kept patch by patch, to be drawn over the picture. */
+  readonly pictures?: readonly string[];
 }
 
 /** First stage: every model answers every item. */
@@ -40,7 +42,7 @@ export function planAttendTexts({ prompter }: PlanContext, { models, items }: At
       for (const item of items) {
         const facts = (model: string) => ({
           label: `${textsExperiment} ${model} ${item.id}`,
-          meta: { model, task: item.task, item: item.id },
+          meta: goldMeta(model, item),
         });
         yield await bundleOrFailure(
           item.id,
@@ -72,13 +74,14 @@ export function planAttend(context: PlanContext, options: AttendOptions, texts: 
       written.set(`${String(meta.model)}\n${String(meta.item)}`, row.text);
     }
   }
+  const drawn = new Set(options.pictures);
   const readings = options.items.map((item) => ({ item, metas: readingsOf(item, options, written) }));
   return {
     experiment: attendExperiment,
     trials: readings.reduce((sum, { metas }) => sum + metas.length, 0),
     bundles: async function* () {
       for (const { item, metas } of readings) {
-        if (metas.length > 0) yield await readingBundle(context, options, item, metas, written);
+        if (metas.length > 0) yield await readingBundle(context, options, item, metas, written, drawn.has(item.id));
       }
     },
   };
@@ -100,6 +103,7 @@ function readingBundle(
   item: QuestionItem,
   metas: readonly AttendMeta[],
   written: ReadonlyMap<string, string>,
+  withMap: boolean,
 ): Promise<Bundle> {
   const label = ({ model, mode }: AttendMeta): string => `${attendExperiment} ${model} ${item.id} ${mode} text`;
   return bundleOrFailure(
@@ -121,7 +125,7 @@ function readingBundle(
             },
             label: label(meta),
             meta,
-            reduce: reducerOf(keys),
+            reduce: attentionReducer(keys, querySpans, withMap),
           };
         }),
       ),
@@ -133,15 +137,16 @@ export interface KeySpans {
   readonly first: readonly Range[];
   readonly image: readonly Range[];
   readonly question: readonly Range[];
-  /** The generated text itself. */
-  readonly text: readonly Range[];
+  /** The generated text itself: its reasoning and its final answer; tags between them belong to neither. */
+  readonly think: readonly Range[];
+  readonly final: readonly Range[];
 }
 
 export function keySpans(prompt: Prompt): KeySpans {
   const first: readonly Range[] = [[0, 1]];
   const span = (name: string): readonly Range[] =>
     hasSpan(prompt, name) ? withoutRows(resolveSpan(prompt, name), first) : [];
-  return { first, image: span('image'), question: span('question'), text: span('answer') };
+  return { first, image: span('image'), question: span('question'), think: span('think'), final: span('final') };
 }
 
 function attentionCaptures(prompt: Prompt, layers: number, keys: KeySpans): Intervention[] {
@@ -154,5 +159,3 @@ function attentionCaptures(prompt: Prompt, layers: number, keys: KeySpans): Inte
       captureKeyMass({ name: `keys ${rows}`, layers: all, rows, phase: 'prefill' }),
     ]);
 }
-
-const reducerOf = (keys: KeySpans): Reducer => attentionReducer(keys, querySpans);

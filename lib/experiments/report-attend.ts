@@ -1,12 +1,12 @@
 /** The report's section on attention: where reasoning and answer tokens look, and how training moved that. */
 import type { Answer, ChartBlock, Section } from '../report/document.js';
 import { formatNumber, formatValue } from '../report/format.js';
-import { heatMap } from '../report/heat-map.js';
 import { lineChart } from '../report/line-chart.js';
 import { smallMultiples } from '../report/small-multiples.js';
-import { heatTable } from '../report/tables.js';
 import { type QuerySpan, querySpans, type TextMode } from './attend.js';
 import type { AttendResult, AttentionCell, AttentionFigure, AttentionShift } from './attend-analyze.js';
+import { headCharts, spanCharts } from './report-attend-heads.js';
+import { pictureBlocks } from './report-attend-pictures.js';
 import {
   answer,
   chart,
@@ -22,7 +22,7 @@ import {
 import type { Summary } from './summary.js';
 
 const queryText: Readonly<Record<QuerySpan, string>> = { think: 'reasoning tokens', final: 'answer tokens' };
-const figureText: Readonly<Record<AttentionFigure, string>> = {
+const figureText: Readonly<Partial<Record<AttentionFigure, string>>> = {
   image: 'Attention mass on the image',
   imageSinkFree: 'Attention mass on the image, sinks taken out',
   imagePerShare: 'Mass on the image over its share of keys',
@@ -32,6 +32,7 @@ const figureText: Readonly<Record<AttentionFigure, string>> = {
 export function attendSection(result: AttendResult, summary: Summary): Section {
   const modeText = (mode: TextMode): string =>
     mode === 'same' ? `all reading the text of ${result.writer}` : 'each reading its own text';
+  const texts = { mode: modeText, query: queryText };
   const charts: ChartBlock[] = [];
   for (const figure of ['image', 'imageSinkFree', 'imageSinkFreePerShare'] as const) {
     const cells = result.cells.filter((cell) => cell[figure].n > 0);
@@ -49,7 +50,7 @@ export function attendSection(result: AttendResult, summary: Summary): Section {
     charts.push(
       chart(
         idOf('attention', figure),
-        figureText[figure],
+        figureText[figure]!,
         captions[figure],
         smallMultiples(panels),
         attentionTable(cells),
@@ -60,12 +61,14 @@ export function attendSection(result: AttendResult, summary: Summary): Section {
     id: 'attention',
     title: 'Where reasoning looks',
     lead:
-      'For every decoder layer, the attention that generated tokens give to the image, summed inside the attention kernel. ' +
+      'For every decoder layer and head, the attention that generated tokens give to the image and the other spans, summed inside the attention kernel. ' +
       'Reading the same text isolates how a model reads; reading its own adds what it writes.',
     blocks: [
       ...charts,
-      ...headMaps(result),
       ...shiftCharts(result, summary, modeText),
+      ...spanCharts(result, texts),
+      ...headCharts(result, texts),
+      ...pictureBlocks(result, texts),
       ...unusableNote(result),
       prose(
         'Attention is not use: a key can be attended to and ignored. Sinks are key 0 and image keys whose received mass is an ' +
@@ -76,7 +79,7 @@ export function attendSection(result: AttendResult, summary: Summary): Section {
   };
 }
 
-const captions: Readonly<Record<AttentionFigure, string>> = {
+const captions = {
   image: 'Mean over heads, tokens and items; bands are 95 % bootstrap intervals over items.',
   imageSinkFree: 'The image without its sink keys, as a share of the mass that is on no sink.',
   imagePerShare: '1 is what uniform attention over the visible keys would give.',
@@ -113,7 +116,9 @@ function attentionTable(cells: readonly AttentionCell[]) {
     'imagePerShare',
     'imageSinkFreePerShare',
     'question',
-    'text',
+    'think',
+    'final',
+    'other',
     'first',
     'sinks',
   ] as const;
@@ -149,42 +154,6 @@ function attentionTable(cells: readonly AttentionCell[]) {
       ...rowsCell(cell.select),
     })),
   };
-}
-
-function headMaps({ heads, models, writer }: AttendResult): ChartBlock[] {
-  const own = heads.filter(({ mode, query }) => mode === 'same' && query === 'think');
-  const shown = own.length > 0 ? own : heads.filter(({ mode }) => mode === 'same');
-  const max = Math.max(...shown.flatMap(({ image }) => image.flat()));
-  const panels = models.flatMap((model) => {
-    const map = shown.find((one) => one.model === model);
-    if (!map) return [];
-    const spec = {
-      id: idOf('heads', model),
-      title: `${model}: attention mass on the image by head`,
-      rows: map.image.map((_, layer) => `layer ${layer}`),
-      columns: map.image[0]!.map((_, head) => `${head}`),
-      values: map.image,
-      scale: 'sequential' as const,
-      format: 'percent' as const,
-      valueLabel: 'Mass on the image',
-      columnLabel: 'Head',
-      min: 0,
-      max,
-    };
-    return [{ title: `${model} (n = ${map.n})`, svg: heatMap(spec), table: heatTable(spec) }];
-  });
-  const table = panels[0]?.table;
-  if (!table) return [];
-  const rows = panels.flatMap((panel) => panel.table.rows.map((row) => ({ model: panel.title, ...row })));
-  return [
-    chart(
-      'attention-heads',
-      'By head',
-      `Mean attention mass from ${queryText[shown[0]!.query]} to the image, all reading the text of ${writer}.`,
-      smallMultiples(panels),
-      { columns: [column('model', 'Model'), ...table.columns], rows },
-    ),
-  ];
 }
 
 /** Both intervals in one place would hide each other: the drawing has the simultaneous one, the table both. */
@@ -226,7 +195,7 @@ function shiftCharts(result: AttendResult, summary: Summary, modeText: (mode: Te
       'Paired over items, sinks taken out. Bands: bootstrap at level 1 − 0.05/layers. A shift counts as significant by a sign-flip test ' +
         'over items, Holm-adjusted over the layers of its curve; the bands are too narrow for that with few items.',
       smallMultiples(panels),
-      shiftTable(shifts),
+      shiftTable(result.shifts),
     ),
   ];
 }
@@ -237,6 +206,7 @@ function shiftTable(shifts: readonly AttentionShift[]) {
       column('mode', 'Text'),
       column('query', 'From'),
       column('step', 'Models'),
+      column('figure', 'To'),
       column('layer', 'Layer', 'number'),
       column('difference', 'Change, points', 'number', 2),
       column('low', 'low', 'number', 2),
@@ -248,12 +218,14 @@ function shiftTable(shifts: readonly AttentionShift[]) {
       column('pHolm', 'p, Holm', 'p'),
       column('significant', 'Significant'),
     ],
+    // Ratios to uniform attention are no points of mass; they are in summary.json.
     rows: shifts
-      .filter(({ difference }) => difference.n > 0)
+      .filter(({ difference, figure }) => difference.n > 0 && !figure.endsWith('PerShare'))
       .map((shift) => ({
         mode: shift.mode,
         query: shift.query,
         step: `${shift.from} → ${shift.to}`,
+        figure: shift.figure,
         layer: shift.layer,
         difference: points(shift.difference.mean),
         low: points(shift.difference.low),

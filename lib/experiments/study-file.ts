@@ -40,6 +40,8 @@ export interface ReasoningStudy extends Draw {
 export interface AttendStudy extends Draw {
   readonly models: readonly string[];
   readonly writer: string;
+  /** Items whose attention is drawn over their picture. */
+  readonly pictures: number;
 }
 
 export interface CharacterizeStudy {
@@ -221,7 +223,9 @@ export const studySchema: z.ZodType<Study> = z.strictObject({
   output: name.optional(),
   experiments: z.strictObject({
     localize: z.strictObject({ vision: vision.optional(), reasoning: reasoning.optional() }).optional(),
-    attend: z.strictObject({ ...draw, models: modelList, writer: name }).optional(),
+    attend: z
+      .strictObject({ ...draw, models: modelList, writer: name, pictures: z.int().nonnegative().max(50).default(4) })
+      .optional(),
     characterize: z
       .strictObject({
         models: z.array(name).min(2).max(3),

@@ -15,6 +15,7 @@ import type { JsonObject, Observation } from '../run/rows.js';
 import { asJson, type RunModel, type RunRecord } from '../run/run-dir.js';
 import { groupOf, groupsOf, type TaskGroups, taskGroups } from './answers.js';
 import { planAttend, planAttendTexts } from './attend.js';
+import { chosenForPictures, pictureMeasurements } from './attend-pictures.js';
 import { characterizeMeasurements } from './characterize.js';
 import { byTask, type PlanContext, type PlanModel } from './context.js';
 import { freezeMeasurements, planFreeze } from './freeze.js';
@@ -223,13 +224,16 @@ async function prepare(
     const seeing = data.items.filter(({ image }) => image !== undefined);
     const fitting = inGroups(data, ['visualReasoning']);
     const items = draw(attend.tasks || fitting.length === 0 ? seeing : fitting, attend);
-    const attendOptions = { models: named(attend.models), items, writer: attend.writer };
+    const shown = chosenForPictures(items, attend.pictures, study.seed);
+    const pictures = shown.map(({ id }) => id);
+    const attendOptions = { models: named(attend.models), items, writer: attend.writer, pictures };
     const own = context(attend.maxTokens);
     steps.push({
       experiment: 'attend',
       text: `attention of ${attend.models.join(', ')} while they read ${items.length} answers, the text of ${attend.writer} and their own`,
       families: [],
-      run: async (runPlan) => {
+      run: async (runPlan, measure) => {
+        await measure('attend: pictures', pictureMeasurements(shown));
         const texts = await runPlan(planAttendTexts(own, attendOptions));
         await runPlan(planAttend(own, attendOptions, texts));
       },

@@ -42,8 +42,10 @@ const meanings: Readonly<Record<string, string>> = {
   'experiments.localize.reasoning': 'Set what a layer adds to zero and ask again.',
   'experiments.localize.reasoning.parts': 'The whole layer, what its attention adds, or what its MLP adds.',
   'experiments.localize.reasoning.width': 'Neighbouring layers left out together.',
-  'experiments.attend': 'Attention of reasoning and answer tokens to the image.',
+  'experiments.attend': 'Attention of reasoning and answer tokens to the image and the other spans.',
   'experiments.attend.writer': 'Whose text all models read in the same-text comparison.',
+  'experiments.attend.pictures':
+    'Items, drawn by the seed, whose attention is shown patch by patch over their picture. Default 4.',
   'experiments.characterize': 'What each step of training changed in the weights.',
   'experiments.characterize.control': 'Another continuation of the last but one model, such as more SFT.',
   'experiments.characterize.spectra':

@@ -7,6 +7,7 @@ import type { Json } from '../run/rows.js';
 import { taskGroups } from './answers.js';
 import { querySpans } from './attend.js';
 import { attentionMeasures } from './attend-analyze.js';
+import { headFigures } from './attend-heads.js';
 import { groupKinds } from './characterize-analyze.js';
 import { ablatedParts } from './localize-reasoning.js';
 import type { Select } from './measure.js';
@@ -180,6 +181,13 @@ const reasoning = z.strictObject({
 
 const mode = z.enum(['same', 'own']);
 const query = oneOf(querySpans);
+const byHead = z.array(z.array(z.number())).describe('[layer][head]');
+const packed = z.strictObject({
+  bits: z.union([z.literal(8), z.literal(16)]),
+  max: z.number(),
+  shape: z.array(count),
+  data: z.string().describe('base64, little-endian codes: 0 … 2^bits − 1 for 0 … max'),
+});
 const attend = z.strictObject({
   models: z.array(z.string()),
   writer: z.string(),
@@ -194,7 +202,9 @@ const attend = z.strictObject({
       imagePerShare: mean,
       imageSinkFreePerShare: mean,
       question: mean,
-      text: mean,
+      think: mean,
+      final: mean,
+      other: mean,
       first: mean,
       sinks: mean,
       select,
@@ -215,7 +225,50 @@ const attend = z.strictObject({
       significant: z.boolean(),
     }),
   ),
-  heads: z.array(z.strictObject({ mode, query, model: z.string(), image: z.array(z.array(z.number())), n: count })),
+  heads: z.array(
+    z.strictObject({ mode, query, model: z.string(), mass: z.record(oneOf(headFigures), byHead), n: count }),
+  ),
+  headShifts: z.array(
+    z.strictObject({
+      mode,
+      query,
+      from: z.string(),
+      to: z.string(),
+      figure: oneOf(headFigures),
+      difference: byHead,
+      low: byHead,
+      high: byHead,
+      pBh: byHead.nullable().describe('sign-flip test over items, Benjamini–Hochberg over all heads'),
+      n: count,
+    }),
+  ),
+  pictures: z.array(
+    z.strictObject({
+      item: z.string(),
+      task: z.string(),
+      question: z.string(),
+      gold: z.string(),
+      picture: z.strictObject({ width: count, height: count, type: z.string(), data: z.string() }).nullable(),
+      answers: z.array(
+        z.strictObject({
+          model: z.string(),
+          text: z.string(),
+          outcome: z.enum(['correct', 'wrong', 'unparsed', 'truncated']).nullable(),
+        }),
+      ),
+      maps: z.array(
+        z.strictObject({
+          model: z.string(),
+          mode,
+          writer: z.string(),
+          query,
+          grid: z.tuple([count, count]).describe('image tokens: rows, columns'),
+          mass: packed.describe('[layers, rows, columns] attention per image token'),
+          sinks: z.array(z.array(count)).describe('tokens taken out as sinks, by layer'),
+        }),
+      ),
+    }),
+  ),
   unusable: z.array(z.strictObject({ model: z.string(), failed: count, truncated: count })),
 });
 

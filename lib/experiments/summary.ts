@@ -11,6 +11,7 @@ import { type MergedRun, mergeRun, observations } from '../run/shards.js';
 import type { TaskGroups } from './answers.js';
 import { attendExperiment, textsExperiment } from './attend.js';
 import { type AttendResult, analyzeAttend } from './attend-analyze.js';
+import { picturesExperiment } from './attend-pictures.js';
 import { characterizeExperiment } from './characterize.js';
 import { analyzeCharacterize, type CharacterizeResult } from './characterize-analyze.js';
 import { analyzeFreeze, type FreezeResult, freezeCheckExperiment, freezeExperiment } from './freeze.js';
@@ -123,7 +124,9 @@ export function summarize(dir: string): Summary {
     localizeVision,
     localizeReasoning: when(reasoningExperiment, (rows) => analyzeLocalizeReasoning(rows)),
     attend: attend
-      ? when(attendExperiment, (rows) => analyzeAttend(rows, of(textsExperiment), { ...attend, seed }))
+      ? when(attendExperiment, (rows) =>
+          analyzeAttend(rows, of(textsExperiment), { ...attend, seed }, of(picturesExperiment)),
+        )
       : null,
     characterize,
     transfer,

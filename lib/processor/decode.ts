@@ -118,3 +118,15 @@ export function shuffledImage(image: RgbImage, tile: number, seed: number): RgbI
   }
   return { width, height, data };
 }
+
+/** An image for the eye, encoded small: at most `side` pixels on its longer side; PNG when tiny, else JPEG. */
+export async function smallPicture(
+  { width, height, data }: RgbImage,
+  side: number,
+): Promise<{ width: number; height: number; type: 'image/png' | 'image/jpeg'; data: string }> {
+  const image = sharp(data, { raw: { width, height, channels: 3 } });
+  const type = width * height <= 128 * 128 ? 'image/png' : 'image/jpeg';
+  if (Math.max(width, height) > side) image.resize(side, side, { fit: 'inside' });
+  const encoded = type === 'image/png' ? image.png() : image.jpeg({ quality: 82 });
+  return { width, height, type, data: (await encoded.toBuffer()).toString('base64') };
+}

@@ -1,7 +1,9 @@
 /** The script of the page: hover read-out, series switches, table download, theme switch, place in the contents. */
 
+import { pictureScript } from './picture-map.js';
+
 /** Without it the report stays whole: marks keep their titles, all series show. */
-export const pageScript = `
+export const pageScript: string = `
 (() => {
   'use strict';
   const tip = document.createElement('div');
@@ -69,6 +71,7 @@ export const pageScript = `
       root.dataset.theme = dark ? 'light' : 'dark';
     }
   });
+${pictureScript}
   const links = new Map([...document.querySelectorAll('nav.contents a')].map((a) => [a.hash.slice(1), a]));
   const seen = new IntersectionObserver((entries) => {
     for (const entry of entries) if (entry.isIntersecting) {

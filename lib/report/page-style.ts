@@ -151,6 +151,37 @@ tbody tr:hover>*{background:var(--tint)}
 .tip i{flex:none;width:.6em;height:.6em;border-radius:50%;background:var(--c)}
 .tip span{color:var(--muted)}
 
+.pick{display:flex;flex-wrap:wrap;gap:.5rem 1.6rem;align-items:center;margin:.2rem 0 .4rem;font:500 .86rem/1.4 var(--sans);color:var(--soft)}
+.pick label{display:flex;flex-wrap:wrap;gap:.5rem;align-items:center}
+.pick select{font:inherit;color:var(--ink);background:var(--panel);border:1px solid var(--rule);border-radius:5px;padding:.25rem .4rem;max-width:100%}
+.pick output{min-width:7.2em;color:var(--ink);font-weight:600}
+.pick input{accent-color:var(--accent);width:9rem}
+.picture{margin:1.4rem 0 0;padding-top:.9rem;border-top:1px solid var(--rule)}
+.picture.unseen .panels,.picture.unseen .patch-legend{opacity:.25}
+.picture h4{font:600 .92rem/1.35 var(--sans);margin:0 0 .5rem}
+.panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(7.5rem,1fr));gap:.7rem}
+.panel{min-width:0;max-width:15rem}
+.panel svg{display:block;width:100%;height:auto;image-rendering:pixelated;border-radius:3px}
+.panel span{display:block;font:500 .8rem/1.4 var(--sans);color:var(--soft);margin-top:.25rem}
+.no-picture{fill:var(--tint)}
+.panel svg[data-panel] image{filter:grayscale(1)}
+.veil{fill:#fff;opacity:.6}
+.patch.more{fill:#0b5f96}
+.patch.less{fill:#b5430b}
+.patch.sink{stroke:#111;stroke-width:1.5;stroke-dasharray:3 2;vector-effect:non-scaling-stroke}
+.patch:hover{stroke:#111;stroke-width:2;vector-effect:non-scaling-stroke}
+.patch-legend{display:flex;flex-wrap:wrap;gap:.3rem 1.2rem;align-items:center;margin:.55rem 0 0;font:400 .8rem/1.4 var(--sans);color:var(--muted)}
+.scale{display:inline-flex;gap:.4rem;align-items:center}
+.scale b{font-weight:500;font-variant-numeric:tabular-nums}
+.scale i{display:inline-block;width:4.5rem;height:.6rem;border-radius:2px;background:linear-gradient(to right,#fff,#0b5f96)}
+.scale i.both{background:linear-gradient(to right,#b5430b,#fff,#0b5f96)}
+.patch-unit i{display:inline-block;width:.75em;height:.75em;border:1.5px dashed currentColor;vertical-align:-.08em}
+.said{display:grid;grid-template-columns:max-content 1fr max-content;gap:.2rem .9rem;margin:.6rem 0 0;font:400 .84rem/1.45 var(--sans)}
+.said dt{font-weight:600;grid-column:1}
+.said dd{margin:0;min-width:0;overflow-wrap:anywhere;grid-column:2}
+.said .grade{grid-column:3;color:var(--muted)}
+.said .grade.right{color:var(--finding);font-weight:600}
+
 .provenance dl{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1.6rem;margin:1.1rem 0 0;font:400 .84rem/1.5 var(--sans)}
 .provenance dt{color:var(--muted)}
 .provenance dd{margin:0;overflow-wrap:anywhere;min-width:0;font-variant-numeric:tabular-nums}

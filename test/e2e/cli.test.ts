@@ -342,9 +342,25 @@ test('transfer and attend run on two checkpoints', () => {
   expect(galvani('attend', base, sft, ...few, '--tasks', 'dsum', '--out', 'attend').err).toBe('');
   const { attend } = summaryOf('attend');
   for (const cell of attend!.cells.filter(({ image }) => image.n > 0)) {
-    expect(cell.image.mean! + cell.question.mean! + cell.text.mean! + cell.first.mean!).toBeLessThanOrEqual(1 + 1e-5);
+    expect(
+      cell.image.mean! +
+        cell.question.mean! +
+        cell.think.mean! +
+        cell.final.mean! +
+        cell.first.mean! +
+        cell.other.mean!,
+    ).toBeCloseTo(1, 5);
     expect(cell.image.mean!).toBeGreaterThan(0);
   }
+  expect(attend!.pictures).toHaveLength(4);
+  for (const { picture, answers, maps } of attend!.pictures) {
+    expect(picture).toMatchObject({ width: 64, height: 64, type: 'image/png' });
+    expect(answers.map(({ model }) => model)).toEqual(['base', 'in']);
+    for (const map of maps) expect(map).toMatchObject({ grid: [4, 4], mass: { shape: [9, 4, 4] } });
+  }
+  expect(
+    readFileSync(join(work, 'attend', 'report.html'), 'utf8').match(/data:image\/png;base64/g)!.length,
+  ).toBeGreaterThan(11);
 });
 
 test('Ctrl-C ends the run after the request under way, and the same command continues it', async () => {

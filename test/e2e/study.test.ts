@@ -21,7 +21,7 @@ beforeAll(() => {
   const path = join(root, 'lab', 'study.yaml');
   const { output: _, ...study } = withPathsFrom(readStudy(path), studyFolder(path));
   const few = { itemsPerTask: 6 };
-  const { localize, attend, characterize, transfer, freeze } = study.experiments;
+  const { localize, attend, characterize, transfer, freeze, reference } = study.experiments;
   out = mkdtempSync(join(tmpdir(), 'galvani-study-'));
   const experiments = {
     localize: { vision: { ...localize!.vision, ...few }, reasoning: { ...localize!.reasoning, ...few } },
@@ -29,6 +29,7 @@ beforeAll(() => {
     characterize,
     transfer: { ...transfer, ...few },
     freeze: { ...freeze, ...few },
+    reference: { ...reference, itemsPerTask: 3 },
   };
   writeFileSync(join(out, 'study.yaml'), stringify(JSON.parse(JSON.stringify({ ...study, experiments }))));
   const run = spawnSync(
@@ -81,6 +82,18 @@ test('identities that hold whatever the weights are', () => {
   const cells = summary.characterize!.cells.filter(({ comparison }) => comparison === 'base → in → rl');
   const square = (group: string) => cells.find((cell) => cell.group === group)!.steps[1]!.frobeniusNorm ** 2;
   expect(square('early') + square('mid') + square('late')).toBeCloseTo(square('decoder'), 9);
+});
+
+test('controls changed nothing, and every deviation of the published protocol is judged', () => {
+  const self = summary.localizeVision!.controls.filter(({ control }) => control === 'self');
+  expect(self.length).toBeGreaterThan(50);
+  expect(self.every(({ change }) => change.successes === 0)).toBe(true);
+  const same = summary.localizeReasoning!.controls.filter(({ control }) => control === 'self');
+  expect(same.every(({ test: paired }) => paired!.lost + paired!.gained === 0)).toBe(true);
+  expect(summary.reference!.verdicts).toHaveLength(9);
+  expect(summary.reference!.verdicts.filter(({ changes }) => changes === null)).toEqual([]);
+  // Swapped from layer 0 with the image kept once is the source run; the appended copies begin after the first token.
+  expect(summary.reference!.append.length).toBe(6 * 9);
 });
 
 test('the terminal shows tables, findings and where the report is', () => {

@@ -273,9 +273,9 @@ describe('attend', () => {
         const perLayer = (layer: number): number[] =>
           record.measure === 'keyMass'
             ? Array.from({ length: 2 * n }, (_, i) => (i % n === 0 ? 0.1 : i % n < 5 ? mass(layer) / 4 : 0.01))
-            : Array.from({ length: rows * 2 }, () => [0.1, mass(layer), 0.3, 0.2]).flat();
+            : Array.from({ length: rows * 2 }, () => [0.1, mass(layer), 0.3, 0.15, 0.05]).flat();
         const data = Float32Array.from(record.layers.flatMap(perLayer));
-        const shape = record.measure === 'keyMass' ? [layers, 2, n] : [layers, rows, 2, 4];
+        const shape = record.measure === 'keyMass' ? [layers, 2, n] : [layers, rows, 2, 5];
         return [record.name!, { data, shape }];
       }),
     );
@@ -307,6 +307,15 @@ describe('attend', () => {
     )!;
     expect(cell.image).toMatchObject({ n: 11, missing: 1 });
     expect(result.unusable).toContainEqual({ model: 'base', failed: 1, truncated: 0 });
-    expect(result.heads.find(({ model: name }) => name === 'rl')!.image).toHaveLength(layers);
+    const rl = result.heads.find(({ model: name }) => name === 'rl')!;
+    expect(rl.mass.image).toHaveLength(layers);
+    expect(rl.mass.image[4]![1]! - rl.mass.image[3]![1]!).toBeCloseTo(0.2, 3);
+    const byHead = result.headShifts.find(
+      ({ from, to, mode, query, figure }) =>
+        from === 'in' && to === 'rl' && mode === 'same' && query === 'think' && figure === 'imageSinkFree',
+    )!;
+    expect(byHead.n).toBe(12);
+    const moved = byHead.pBh!.flatMap((row, layer) => row.flatMap((p, head) => (p < 0.05 ? [`${layer} ${head}`] : [])));
+    expect(moved).toEqual(['4 0', '4 1']);
   });
 });

@@ -7,6 +7,7 @@ import { analyzeAttend } from '../../lib/experiments/attend-analyze.js';
 import type { ReducedAttention } from '../../lib/experiments/attend-reduce.js';
 import { adjusted, isSignificant, pairedTest } from '../../lib/experiments/measure.js';
 import { playerEffects } from '../../lib/experiments/region-effects.js';
+import { pack } from '../../lib/run/packed.js';
 import type { Json, Observation } from '../../lib/run/rows.js';
 import { namedRandom, type Random } from '../../lib/stats/random.js';
 
@@ -65,13 +66,14 @@ test('attention shifts between two models that look alike, with few items of une
         first: zero,
         image: list,
         question: zero,
-        text: zero,
+        think: zero,
+        final: zero,
         other: zero,
         imagePerShare: zero,
         imageSinkFree: zero,
         imageSinkFreePerShare: zero,
         sinks: zero,
-        imageByHead: [[0.3]],
+        byHead: pack([0, 0.3, 0, 0, 0, 0.7, 0], [1, 1, 7], 16),
       };
       return { think: span };
     };

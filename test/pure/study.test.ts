@@ -1,11 +1,20 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { attentionReducer, outliers } from '../../lib/experiments/attend-reduce.js';
+import {
+  attentionReducer,
+  type HeadSpan,
+  headSpans,
+  type LayerAttention,
+  outliers,
+} from '../../lib/experiments/attend-reduce.js';
 import { depthTrend, spearman } from '../../lib/experiments/characterize-analyze.js';
 import { layerList } from '../../lib/experiments/report-parts.js';
 import { parseStudy, readStudy, withPathsFrom } from '../../lib/experiments/study-file.js';
 import { studyJsonSchema, undescribed } from '../../lib/experiments/study-schema.js';
 import { summaryJsonSchema } from '../../lib/experiments/summary-schema.js';
+import { pack, unpack } from '../../lib/run/packed.js';
+import { bootstrapColumns } from '../../lib/stats/columns.js';
+import { pairedBootstrap } from '../../lib/stats/paired.js';
 import type { TrialResult } from '../../lib/types.js';
 import { fakePrompt } from './fake-engine.js';
 
@@ -83,7 +92,7 @@ test('docs/study.schema.json is the schema of a study file, and every field has 
 describe('attention reducer', () => {
   // Rows 8 and 9 of 10 look; the image is rows 2–5, the question 6–7, the text 8–9.
   const prompt = fakePrompt(Array(10).fill(1), { image: [2, 6], question: [6, 8], answer: [8, 10], final: [8, 10] });
-  const keys = { first: [[0, 1]], image: [[2, 6]], question: [[6, 8]], text: [[8, 10]] } as const;
+  const keys = { first: [[0, 1]], image: [[2, 6]], question: [[6, 8]], think: [], final: [[8, 10]] } as const;
   const reduce = (mass: number[], received: number[], heads: number) =>
     attentionReducer(keys, ['think', 'final']).apply(
       {
@@ -107,7 +116,16 @@ describe('attention reducer', () => {
     expect(final.other![0]).toBeCloseTo(1 - 0.15 - 0.4 - 0.175 - 0.15, 6);
     // rows 8 and 9 see 9 and 10 keys, 4 of them image: mean of mass·9/4 and mass·10/4
     expect(final.imagePerShare![0]).toBeCloseTo((0.3 * (9 / 4) + 0.5 * (10 / 4)) / 2, 6);
-    expect(final.imageByHead).toEqual([[0.5, 0.3]]);
+    const byHead = (final as unknown as LayerAttention).byHead;
+    expect(byHead.shape).toEqual([1, 2, headSpans.length]);
+    const heads = unpack(byHead);
+    const at = (head: number, span: HeadSpan) => heads[head * headSpans.length + headSpans.indexOf(span)];
+    expect(at(0, 'image')).toBeCloseTo(0.5, 4);
+    expect(at(1, 'image')).toBeCloseTo(0.3, 4);
+    expect(at(0, 'first')).toBeCloseTo(0.1, 4);
+    expect(at(1, 'final')).toBeCloseTo(0.2, 4);
+    expect(at(0, 'other')).toBeCloseTo(1 - 0.1 - 0.5 - 0.15 - 0.1, 4);
+    expect(at(0, 'imageSinks')).toBe(0);
   });
 
   test('sinks are taken out of mass, of the whole and of the key count', () => {
@@ -116,6 +134,8 @@ describe('attention reducer', () => {
     const received = [0.2, 0.0, 0.02, 0.03, 0.04, 0.4, 0.1, 0.1, 0.06, 0.05];
     const { final } = reduce(mass, received, 1);
     expect(final.sinks).toEqual([1]);
+    const heads = unpack((final as unknown as LayerAttention).byHead);
+    expect(heads[headSpans.indexOf('imageSinks')]).toBeCloseTo(0.4, 4);
     const rest = 1 - 0.2 - 0.4;
     expect(final.imageSinkFree![0]).toBeCloseTo(0.09 / rest, 5);
     expect(final.imageSinkFreePerShare![0]).toBeCloseTo(0.09 / rest / (3 / (9.5 - 1 - 1)), 4);
@@ -127,6 +147,38 @@ describe('attention reducer', () => {
     expect(outliers([])).toEqual([]);
     expect(outliers([5, 4, 3, 2, 1])).toEqual(Array(5).fill(false));
   });
+});
+
+test('packed numbers come back within half a step, and refuse what they cannot hold', () => {
+  const values = Array.from({ length: 24 }, (_, i) => (i * 0.37) % 1);
+  for (const bits of [8, 16] as const) {
+    const packed = pack(values, [2, 12], bits);
+    const half = packed.max / 2 / (2 ** bits - 1);
+    unpack(packed).forEach((value, i) => {
+      expect(Math.abs(value - values[i]!)).toBeLessThanOrEqual(half * (1 + 1e-9));
+    });
+  }
+  expect([...unpack(pack([0, 0], [2], 8))]).toEqual([0, 0]);
+  expect(() => pack([0.1, -0.1], [2], 8)).toThrow(/from 0 to 0.1, got -0.1 at 1/);
+  expect(() => pack([0.1], [2], 8)).toThrow(/holds 2, got 1/);
+  expect(() => unpack({ ...pack([0.1, 0.2], [2], 8), shape: [3] })).toThrow(/expected 3 bytes, got 2/);
+});
+
+test('intervals of many columns are those of each column bootstrapped alone', () => {
+  const rows = Array.from({ length: 40 }, (_, i) => Float64Array.of(Math.sin(i), 0.5 * Math.cos(3 * i), 0.25));
+  const { mean, low, high } = bootstrapColumns(rows, { seed: 3, resamples: 4000 });
+  [0, 1, 2].forEach((c) => {
+    const own = rows.map((row) => row[c]!);
+    const alone = pairedBootstrap(
+      own.map(() => 0),
+      own,
+      { seed: 3, resamples: 4000 },
+    );
+    expect(mean[c]).toBeCloseTo(alone.difference, 12);
+    expect(low[c]).toBeCloseTo(alone.low, 9);
+    expect(high[c]).toBeCloseTo(alone.high, 9);
+  });
+  expect(() => bootstrapColumns([], { seed: 1 })).toThrow(/at least one row/);
 });
 
 describe('small parts', () => {
