@@ -8,7 +8,7 @@ import {
   weakSymbolsOf,
 } from '../support/native-executable.js';
 
-const executables = ['matmul_test', 'attention_test', 'attention_hooks_test', 'small_ops_test'];
+const executables = ['matmul_test', 'attention_test', 'attention_hooks_test', 'small_ops_test', 'eigen_test'];
 if (!hasCmake()) console.warn('native op tests skipped: cmake is not installed');
 
 describe.skipIf(!hasCmake())('native ops', () => {
