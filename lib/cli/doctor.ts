@@ -2,8 +2,8 @@
 import { arch, cpus, platform, release, totalmem } from 'node:os';
 import { Command } from 'commander';
 import { fromNative } from '../errors.js';
-import { packageVersion } from '../experiments/study-prepare.js';
 import { type CudaStatus, native } from '../native.js';
+import { packageVersion } from '../run/package.js';
 import { print } from './shared.js';
 
 export interface Diagnosis {

@@ -1,7 +1,7 @@
 /** galvani extract-lora: the difference of two checkpoints as an adapter. */
 import { Command, InvalidArgumentError } from 'commander';
-import { packageVersion } from '../experiments/study-prepare.js';
 import { type ExtractResult, extractLora } from '../merge/extract-lora.js';
+import { packageVersion } from '../run/package.js';
 import { showProgress, silent } from '../run/progress.js';
 import { interruptible } from './merge.js';
 import { defined, positiveInteger, print } from './shared.js';

@@ -3,11 +3,11 @@ import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
 import { GalvaniError } from '../errors.js';
-import { packageVersion } from '../experiments/study-prepare.js';
 import { mergeMethods } from '../merge/methods.js';
 import { type MergePlan, planMerge } from '../merge/plan.js';
 import { parseRecipe } from '../merge/recipe.js';
 import { type MergeResult, shardsOf, writeMerge } from '../merge/write.js';
+import { packageVersion } from '../run/package.js';
 import { showProgress, silent } from '../run/progress.js';
 import { positiveInteger, print } from './shared.js';
 

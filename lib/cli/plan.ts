@@ -43,7 +43,7 @@ export function planCommand(): Command {
     });
 }
 
-function describe({ name, parts, power, models }: Preview): string {
+function describe({ name, parts, power, models, descriptions }: Preview): string {
   const known = parts.flatMap(({ seconds }) => (seconds === null ? [] : [seconds]));
   const total = known.reduce((sum, seconds) => sum + seconds, 0);
   const unknown = parts.filter(({ seconds, trials }) => seconds === null && trials > 0).length;
@@ -52,6 +52,9 @@ function describe({ name, parts, power, models }: Preview): string {
     known.length === 0
       ? 'No time is given: nothing was sampled.'
       : `About ${duration(total)} in all on this machine as busy as it is now${unknown > 0 ? `, without ${unknown} parts that did not end one request in the sampled time` : ''}.`,
+    ...(descriptions > 0
+      ? [`First ${descriptions} images are described, once for all runs in a directory; that time is not included.`]
+      : []),
     `Weights: ${models.map((model) => `${model.name} ${bytes(model.bytes)}`).join(', ')}, mapped once.`,
   ];
   if (power.length > 0) {

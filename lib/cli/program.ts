@@ -1,9 +1,10 @@
 /** The command table, and the one place where errors become messages and exit codes. */
 import { Command, CommanderError } from 'commander';
 import { type ErrorCode, GalvaniError } from '../errors.js';
-import { packageVersion } from '../experiments/study-prepare.js';
+import { packageVersion } from '../run/package.js';
 import { attendCommand } from './attend.js';
 import { characterizeCommand } from './characterize.js';
+import { describeCommand } from './describe.js';
 import { doctorCommand } from './doctor.js';
 import { extractLoraCommand } from './extract-lora.js';
 import { freezeCommand } from './freeze.js';
@@ -28,6 +29,7 @@ const commands: readonly (() => Command)[] = [
   freezeCommand,
   initCommand,
   planCommand,
+  describeCommand,
   studyCommand,
   reportCommand,
   inspectCommand,

@@ -58,7 +58,7 @@ export interface AnswersOptions {
   readonly items: readonly QuestionItem[];
   readonly groups: TaskGroups;
   /** Conditions beside the plain one, by group. */
-  readonly also: Readonly<Partial<Record<TaskGroup, Sight>>>;
+  readonly also: Readonly<Partial<Record<TaskGroup, readonly Sight[]>>>;
 }
 
 interface AnswerMeta extends GoldMeta {
@@ -72,10 +72,11 @@ function plainSight(item: QuestionItem): Sight {
 }
 
 function sightsOf(item: QuestionItem, group: TaskGroup, also: AnswersOptions['also']): Sight[] {
-  const extra = also[group];
-  return extra === undefined || (extra === 'description' && item.description === undefined)
-    ? [plainSight(item)]
-    : [plainSight(item), extra];
+  const plain = plainSight(item);
+  const possible = (also[group] ?? []).filter((sight) =>
+    sight === 'description' ? item.description !== undefined : sight === 'none' || item.image !== undefined,
+  );
+  return [plain, ...possible.filter((sight) => sight !== plain)];
 }
 
 export function planAnswers(context: PlanContext, options: AnswersOptions): Plan {

@@ -11,8 +11,7 @@ import { type ProgressDisplay, silent } from '../run/progress.js';
 import type { Observation } from '../run/rows.js';
 import { execute, limitsFor } from '../run/runner.js';
 import { minimumDetectableDifference, pairsNeeded } from '../stats/power.js';
-import { selectedExperiments } from './study.js';
-import type { ExperimentName, Study } from './study-file.js';
+import { type ExperimentName, type Study, selectedExperiments } from './study-file.js';
 import { type PreparedStudy, prepareStudy, type TestFamily } from './study-prepare.js';
 
 export interface PreviewOptions {
@@ -54,6 +53,8 @@ export interface Preview {
   readonly parts: readonly PreviewPart[];
   readonly power: readonly PowerRow[];
   readonly models: readonly { readonly name: string; readonly bytes: number }[];
+  /** Texts that a model or an endpoint writes before anything else; not in the times. */
+  readonly descriptions: number;
 }
 
 /** @param study with resolved paths. @throws what opening checkpoints and reading data throw */
@@ -93,6 +94,7 @@ export async function previewStudy(study: Study, options: PreviewOptions = {}): 
   return {
     name: study.name,
     parts,
+    descriptions: prepared.toDescribe,
     power: prepared.steps.flatMap(({ experiment, families }) => families.map((family) => powerOf(experiment, family))),
     models: prepared.record.models.map(({ name, dir }) => ({
       name,

@@ -5,17 +5,9 @@ import { loadImage } from '../processor/image.js';
 import type { Processor } from '../processor/processor.js';
 import { buildPrompt } from '../processor/prompt.js';
 import type { PixelPatches, Prompt } from '../types.js';
+import { type Protocol, questionText } from './protocol.js';
 
-/** How every question of a study is put. The same for all its models: a prompt guessed from a name confounds. */
-export interface Protocol {
-  /** Default: the chat template's own. */
-  readonly system?: string;
-  /** Put before and after every question, with a newline between. */
-  readonly prefix?: string;
-  readonly suffix?: string;
-  /** Longest answer in tokens; longer ones are truncated and counted apart. */
-  readonly maxTokens: number;
-}
+export type { Protocol } from './protocol.js';
 
 /**
  * What can be seen (METHODS §1d): the image; a black one of its size; none; a black one and a text that describes the
@@ -28,6 +20,9 @@ export interface Asked {
   readonly question: string;
   /** Path of the image file. */
   readonly image?: string;
+  /** All of them, where there are several. */
+  readonly images?: readonly string[];
+  readonly choices?: readonly string[];
   readonly description?: string;
 }
 
@@ -77,19 +72,22 @@ export class Prompter implements Asker {
     return this.processor.tokenizer.encode(text);
   }
 
-  async #build(
-    { question, image, description }: Asked,
-    { sight = 'image', answer, grid }: AskOptions,
-  ): Promise<Prompt> {
-    const { system, prefix, suffix } = this.protocol;
+  async #build(asked: Asked, { sight = 'image', answer, grid }: AskOptions): Promise<Prompt> {
+    const { question, choices, image, images, description } = asked;
+    const { system } = this.protocol;
     if (sight === 'description' && description === undefined) {
       throw new GalvaniError('BAD_ARGUMENT', `question '${question}' has no description, which this condition needs`);
     }
-    const text = [prefix, sight === 'description' ? description : undefined, question, suffix];
-    const shown = image === undefined || sight === 'none' ? [] : [await this.#image(image, sight, grid)];
+    const posed = {
+      question,
+      ...(choices ? { choices } : {}),
+      ...(sight === 'description' ? { description: description! } : {}),
+    };
+    const paths = sight === 'none' ? [] : (images ?? (image === undefined ? [] : [image]));
+    const shown = await Promise.all(paths.map((path) => this.#image(path, sight, grid)));
     return buildPrompt(
       this.processor,
-      { ...(system === undefined ? {} : { system }), question: text.filter(Boolean).join('\n'), images: shown },
+      { ...(system === undefined ? {} : { system }), question: questionText(posed, this.protocol), images: shown },
       answer === undefined ? {} : { answer },
     );
   }

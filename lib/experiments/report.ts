@@ -109,6 +109,7 @@ function provenance(summary: Summary): Record<string, string> {
     ...Object.fromEntries(models.map(({ name, dir, fingerprint }) => [`model ${name}`, `${dir} · ${fingerprint}`])),
     'decoder layers': `${layers}, regions cut at ${cuts.join(' and ')}`,
     protocol: [
+      protocol.preset ? `preset ${protocol.preset}` : '',
       `system: ${protocol.system ?? 'the template’s own'}`,
       protocol.prefix ? `before: ${protocol.prefix}` : '',
       protocol.suffix ? `after: ${protocol.suffix}` : '',

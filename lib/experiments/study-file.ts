@@ -4,14 +4,17 @@ import { dirname, isAbsolute, join, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { z } from 'zod';
 import { type NonLayerPolicy, nonLayerPolicies, type RegionName, regionNames } from '../checkpoint/graft.js';
+import { type DatasetSpec, datasetsFrom, datasetsSchema } from '../data/dataset.js';
 import { ruleSchema } from '../data/rules.js';
 import { GalvaniError } from '../errors.js';
 import { type SwapMode, swapModes } from '../hooks/interventions.js';
 import type { MatchRule } from '../types.js';
 import type { TaskGroups } from './answers.js';
 import { type Controls, noControls } from './context.js';
+import { type DescriptionSource, descriptionSchema } from './describe.js';
 import { type AblatedPart, ablatedParts } from './localize-reasoning.js';
-import type { Protocol } from './prompter.js';
+import { type Sight, sights } from './prompter.js';
+import { type Protocol, protocolSchema, resolveProtocol } from './protocol.js';
 import { type DeviationName, deviations } from './reference.js';
 
 /** How many items of which tasks; `tasks` absent: all that fit the experiment. */
@@ -62,6 +65,8 @@ export interface TransferStudy extends Draw {
   readonly policy: NonLayerPolicy | readonly NonLayerPolicy[];
   /** Further models, measured beside the grafts. */
   readonly also: readonly string[];
+  /** Conditions of sight beside those the ability measures need, for every item with an image. */
+  readonly conditions?: readonly Sight[] | undefined;
 }
 
 export function policiesOf({ policy }: Pick<TransferStudy, 'policy'>): readonly NonLayerPolicy[] {
@@ -117,7 +122,10 @@ export interface Study {
   /** Name → checkpoint folder. */
   readonly models: Readonly<Record<string, string>>;
   readonly data: {
-    readonly items?: string | undefined;
+    /** A path, a data set with a declared mapping, a preset, or several. */
+    readonly items?: DatasetSpec | readonly DatasetSpec[] | undefined;
+    /** Where descriptions of images come from, for items that have none. */
+    readonly descriptions?: DescriptionSource | undefined;
     readonly pairs?: string | undefined;
     /** Grading rule by task; overrides the data's own. */
     readonly rules: Readonly<Record<string, MatchRule>>;
@@ -195,7 +203,8 @@ export const studySchema: z.ZodType<Study> = z.strictObject({
   models: z.record(name, name).refine((models) => Object.keys(models).length > 0, 'expected at least one model'),
   data: z
     .strictObject({
-      items: name.optional(),
+      items: datasetsSchema.optional(),
+      descriptions: descriptionSchema.optional(),
       pairs: name.optional(),
       rules: z.record(name, ruleSchema).default({}),
       groups: z
@@ -207,14 +216,7 @@ export const studySchema: z.ZodType<Study> = z.strictObject({
         .optional(),
     })
     .default({ rules: {} }),
-  protocol: z
-    .strictObject({
-      system: z.string().exactOptional(),
-      prefix: z.string().exactOptional(),
-      suffix: z.string().exactOptional(),
-      maxTokens: count.default(256),
-    })
-    .default({ maxTokens: 256 }),
+  protocol: protocolSchema.default({ maxTokens: 256 }),
   seed: z.int().nonnegative().default(1),
   controls: z
     .strictObject({ self: z.boolean().default(false), random: z.int().nonnegative().max(100).default(0) })
@@ -241,6 +243,10 @@ export const studySchema: z.ZodType<Study> = z.strictObject({
         rl: name,
         policy: z.union([policy, z.array(policy).min(1)]).default('early'),
         also: z.array(name).default([]),
+        conditions: z
+          .array(z.enum(sights as [Sight, ...Sight[]]))
+          .min(1)
+          .optional(),
       })
       .optional(),
     freeze: z
@@ -266,7 +272,7 @@ export function parseStudy(value: unknown, where: string): Study {
   if (!parsed.success) {
     throw new GalvaniError('BAD_CONFIG', `${where}: not a study\n${z.prettifyError(parsed.error)}`);
   }
-  const study = parsed.data;
+  const study = { ...parsed.data, protocol: resolveProtocol(parsed.data.protocol) };
   const faults = crossFaults(study);
   if (faults.length > 0) throw new GalvaniError('BAD_CONFIG', `${where}: not a study\n${faults.join('\n')}`);
   return study;
@@ -289,11 +295,18 @@ export function readStudy(path: string): Study {
 /** The study with the paths in it taken from `folder`. */
 export function withPathsFrom(study: Study, folder: string): Study {
   const from = (path: string): string => (isAbsolute(path) ? path : join(folder, path));
-  const { items, pairs, ...data } = study.data;
+  const { items, pairs, descriptions, ...data } = study.data;
   return {
     ...study,
     models: Object.fromEntries(Object.entries(study.models).map(([model, dir]) => [model, from(dir)])),
-    data: { ...data, ...(items ? { items: from(items) } : {}), ...(pairs ? { pairs: from(pairs) } : {}) },
+    data: {
+      ...data,
+      ...(items ? { items: datasetsFrom(items, folder) } : {}),
+      ...(pairs ? { pairs: from(pairs) } : {}),
+      ...(descriptions
+        ? { descriptions: 'file' in descriptions ? { file: from(descriptions.file) } : descriptions }
+        : {}),
+    },
     ...(study.output ? { output: from(study.output) } : {}),
   };
 }
@@ -303,13 +316,17 @@ export function studyFolder(path: string): string {
 }
 
 /** Every model an experiment names, with where it names it. */
-function namedModels({ experiments }: Study): [where: string, model: string][] {
+function namedModels({ data, experiments }: Study): [where: string, model: string][] {
   const { localize, attend, characterize, transfer, freeze, reference: published } = experiments;
   const list = (where: string, models: readonly (string | undefined)[] | undefined): [string, string][] =>
     (models ?? []).flatMap((model) =>
       model === undefined ? [] : [[`experiments.${where}`, model] as [string, string]],
     );
+  const { descriptions } = data;
   return [
+    ...(descriptions && 'model' in descriptions
+      ? [['data.descriptions.model', descriptions.model] as [string, string]]
+      : []),
     ...list('localize.vision.models', localize?.vision?.models),
     ...list('localize.reasoning.models', localize?.reasoning?.models),
     ...list('attend.models', attend?.models),
@@ -332,6 +349,10 @@ function crossFaults(study: Study): string[] {
   if ((localize?.reasoning || attend || transfer || freeze) && !data.items) {
     faults.push('✖ experiments.localize.reasoning, attend, transfer and freeze need data.items');
   }
+  const { descriptions } = data;
+  if (descriptions && !('file' in descriptions) && !descriptions.tasks && !data.groups) {
+    faults.push('✖ descriptions that are written need their tasks, or data.groups\n  → at data.descriptions');
+  }
   if (attend && !attend.models.includes(attend.writer)) {
     faults.push(`✖ writer '${attend.writer}' is not one of its models\n  → at experiments.attend.writer`);
   }
@@ -348,4 +369,18 @@ function crossFaults(study: Study): string[] {
     faults.push(`✖ no experiment; expected at least one of ${experimentNames.join(', ')}\n  → at experiments`);
   }
   return faults;
+}
+
+/** Experiments of the study that `only` leaves, in the order in which they run. */
+export function selectedExperiments(study: Study, only?: readonly ExperimentName[]): ExperimentName[] {
+  const present = experimentNames.filter((experiment) => study.experiments[experiment] !== undefined);
+  for (const wanted of only ?? []) {
+    if (!present.includes(wanted)) {
+      throw new GalvaniError(
+        'BAD_ARGUMENT',
+        `only: the study has no experiment '${wanted}'; it has ${present.join(', ')}`,
+      );
+    }
+  }
+  return present.filter((experiment) => only === undefined || only.includes(experiment));
 }

@@ -1,110 +1,42 @@
 /** A study's experiments, planned: opens the models they name, reads their data, draws their items. Nothing runs here. */
-import { readFileSync } from 'node:fs';
-import { resolve } from 'node:path';
+
+import { writeAtomic } from '../checkpoint/files.js';
 import { blockGraft, type Cuts, defaultCuts, paperGrafts, regions } from '../checkpoint/graft.js';
-import { readLayout } from '../checkpoint/layout.js';
-import { type QuestionItem, readItems, readPairs, type SwapPair, subsetPerTask } from '../data/items.js';
-import type { Engine } from '../engine.js';
+import type { QuestionItem } from '../data/items.js';
+import { Engine } from '../engine.js';
 import { GalvaniError } from '../errors.js';
 import type { DecoderConfig } from '../models/family.js';
-import { folderFingerprint, graftFingerprint } from '../run/fingerprint.js';
+import { graftFingerprint } from '../run/fingerprint.js';
 import { contentKey } from '../run/key.js';
 import type { Measurement } from '../run/measurements.js';
+import { packageVersion } from '../run/package.js';
 import type { Plan } from '../run/plan.js';
+import type { ProgressDisplay } from '../run/progress.js';
 import type { JsonObject, Observation } from '../run/rows.js';
-import { asJson, type RunModel, type RunRecord } from '../run/run-dir.js';
-import { groupOf, groupsOf, type TaskGroups, taskGroups } from './answers.js';
+import { asJson, type RunRecord } from '../run/run-dir.js';
+import { groupOf, type TaskGroups, taskGroups } from './answers.js';
 import { planAttend, planAttendTexts } from './attend.js';
 import { chosenForPictures, pictureMeasurements } from './attend-pictures.js';
 import { characterizeMeasurements } from './characterize.js';
 import { byTask, type PlanContext, type PlanModel } from './context.js';
 import { freezeMeasurements, planFreeze } from './freeze.js';
 import { planLocalizeReasoning } from './localize-reasoning.js';
-import { flawsOf, planLocalizeVision, requireTasks } from './localize-vision.js';
+import { flawsOf, planLocalizeVision } from './localize-vision.js';
 import { Prompter } from './prompter.js';
 import { planReferenceAppend, planReferencePrompts, publishedName, styleOf } from './reference.js';
-import { type ExperimentName, type PromptText, policiesOf, type Study } from './study-file.js';
+import {
+  type Describing,
+  type DrawnSubset,
+  describeData,
+  describeLater,
+  drawer,
+  inGroups,
+  readData,
+  type StudyData,
+} from './study-data.js';
+import { type ExperimentName, type PromptText, policiesOf, type Study, selectedExperiments } from './study-file.js';
+import { modelsOf, type Opened, openModels, requireSameTokens } from './study-open.js';
 import { planTransfer, transferModels } from './transfer.js';
-
-interface Opened {
-  readonly models: ReadonlyMap<string, PlanModel>;
-  readonly records: readonly RunModel[];
-  /** Of the first model; the numbers of heads are 0 where its family is not known. */
-  readonly decoder: Pick<DecoderConfig, 'layers' | 'kvHeads' | 'headDim'>;
-}
-
-/**
- * Opens every model that a selected experiment names. When weights are only compared, nothing needs to run: then any
- * family will do, and a folder needs no tokenizer.
- */
-async function openModels(engine: Engine, study: Study, selected: readonly ExperimentName[]): Promise<Opened> {
-  const weightsOnly = selected.every((experiment) => experiment === 'characterize');
-  const wanted = new Set(selected.flatMap((experiment) => modelsOf(study, experiment)));
-  const models = new Map<string, PlanModel>();
-  const records: RunModel[] = [];
-  let first: Opened['decoder'] | undefined;
-  for (const [name, dir] of Object.entries(study.models)) {
-    if (!wanted.has(name)) continue;
-    const { layers, decoder } = weightsOnly ? readLayout(dir) : await addModel(engine, name, dir);
-    models.set(name, { name, layers, heads: decoder?.heads ?? 0 });
-    records.push({ name, dir: resolve(dir), fingerprint: folderFingerprint(dir), layers });
-    first ??= { layers, kvHeads: decoder?.kvHeads ?? 0, headDim: decoder?.headDim ?? 0 };
-  }
-  if (!first) throw new GalvaniError('BAD_CONFIG', 'the study opens no model');
-  return { models, records, decoder: first };
-}
-
-async function addModel(
-  engine: Engine,
-  name: string,
-  dir: string,
-): Promise<{ layers: number; decoder: DecoderConfig }> {
-  const { layers, config } = await engine.addModel(name, dir);
-  return { layers, decoder: config.decoder };
-}
-
-export function modelsOf({ experiments }: Study, experiment: ExperimentName): string[] {
-  const { localize, attend, characterize, transfer, freeze, reference } = experiments;
-  switch (experiment) {
-    case 'localize':
-      return [...(localize?.vision?.models ?? []), ...(localize?.reasoning?.models ?? [])];
-    case 'attend':
-      return [...(attend?.models ?? [])];
-    case 'characterize':
-      return characterize ? [...characterize.models, ...(characterize.control ? [characterize.control] : [])] : [];
-    case 'transfer':
-      return transfer ? [transfer.in, transfer.rl, ...transfer.also] : [];
-    case 'freeze':
-      return freeze ? [freeze.before, ...freeze.controls, freeze.full, ...Object.keys(freeze.frozen)] : [];
-    case 'reference': {
-      const parents = reference?.prompts && transfer ? [transfer.in, transfer.rl] : [];
-      return [...(reference?.swap ? [reference.swap] : []), ...parents];
-    }
-    default:
-      return experiment satisfies never;
-  }
-}
-
-interface StudyData {
-  readonly items: readonly QuestionItem[];
-  readonly pairs: readonly SwapPair[];
-  readonly groups: TaskGroups;
-}
-
-async function readData(study: Study, selected: readonly ExperimentName[]): Promise<StudyData> {
-  const { data, experiments } = study;
-  const rules = { rules: data.rules };
-  const published = selected.includes('reference') ? experiments.reference : undefined;
-  const needsPairs =
-    (selected.includes('localize') && experiments.localize?.vision !== undefined) || published?.swap !== undefined;
-  const needsItems =
-    (selected.includes('localize') && experiments.localize?.reasoning !== undefined) ||
-    (['attend', 'transfer', 'freeze'] as const).some((name) => selected.includes(name)) ||
-    published?.prompts !== undefined;
-  const items = needsItems ? await readItems(data.items!, rules) : [];
-  const pairs = needsPairs ? await readPairs(data.pairs!, rules) : [];
-  return { items, pairs, groups: data.groups ?? groupsOf(items) };
-}
 
 export type RunPlan = (plan: Plan) => Promise<Observation[]>;
 export type TakeAll = (title: string, measurements: readonly Measurement[]) => Promise<void>;
@@ -129,6 +61,8 @@ export interface PreparedStudy {
   readonly fingerprint: (model: string) => string;
   readonly decoder: Pick<DecoderConfig, 'layers' | 'kvHeads' | 'headDim'>;
   readonly steps: readonly StudyStep[];
+  /** Items whose description is yet to be written by a model or an endpoint: known to a plan, none in a run. */
+  readonly toDescribe: number;
 }
 
 export interface PrepareOptions {
@@ -136,18 +70,72 @@ export interface PrepareOptions {
   readonly shuffled?: boolean;
   /** How comparisons of weights are run. */
   readonly weights?: Pick<Parameters<typeof characterizeMeasurements>[2], 'signal' | 'threads' | 'within'>;
+  /** How descriptions that the study has written are had. Absent: a stand-in takes their place. */
+  readonly describe?: Pick<Describing, 'cache' | 'progress' | 'signal' | 'shard'>;
 }
 
-/** Opens what the selected experiments need and plans them; nothing is run and nothing written. */
+/** Opens what the selected experiments need and plans them; of all of it only descriptions are run and written. */
 export async function prepareStudy(
   engine: Engine,
   study: Study,
   selected: readonly ExperimentName[],
   options: PrepareOptions = {},
 ): Promise<PreparedStudy> {
-  const opened = await openModels(engine, study, selected);
-  const data = await readData(study, selected);
-  return prepare(engine, study, selected, opened, data, options);
+  const read = await readData(study, selected);
+  const writes = options.describe !== undefined && read.items.length > 0 && study.data.descriptions !== undefined;
+  const writer = writes ? describer(study) : undefined;
+  const opened = await openModels(engine, study, selected, writer === undefined ? [] : [writer]);
+  if (options.describe) {
+    if (!writes) return prepare(engine, study, selected, opened, read, options);
+    const data = await describeWith(engine, study, opened, read, options.describe);
+    return prepare(engine, study, selected, opened, data, options);
+  }
+  const { data, toDescribe } = describeLater(study, read);
+  const prepared = await prepare(engine, study, selected, opened, data, options);
+  return { ...prepared, toDescribe };
+}
+
+/** The model of the study that writes its descriptions, if one does. */
+function describer({ data: { descriptions } }: Study): string | undefined {
+  return descriptions && 'model' in descriptions ? descriptions.model : undefined;
+}
+
+function describeWith(
+  engine: Engine,
+  study: Study,
+  { records }: Opened,
+  data: StudyData,
+  options: NonNullable<PrepareOptions['describe']>,
+): Promise<StudyData> {
+  return describeData(study, data, {
+    ...options,
+    engine,
+    asker: new Prompter(engine.processor(records[0]!.name), { maxTokens: study.protocol.maxTokens }, study.seed),
+    fingerprint: (model) => records.find(({ name }) => name === model)!.fingerprint,
+  });
+}
+
+/**
+ * Writes {id, description} lines for the items whose descriptions the study has written; what was written is kept in
+ * `<file>.cache`. Returns how many lines.
+ */
+export async function describeStudy(
+  study: Study,
+  options: { readonly file: string; readonly threads?: number; readonly progress: ProgressDisplay },
+): Promise<number> {
+  const source = study.data.descriptions;
+  if (source === undefined || 'file' in source) {
+    throw new GalvaniError('BAD_CONFIG', 'data.descriptions: expected a model or an endpoint that writes descriptions');
+  }
+  await using engine = await Engine.open(options.threads === undefined ? {} : { threads: options.threads });
+  const opened = await openModels(engine, study, [], [describer(study) ?? Object.keys(study.models)[0]!]);
+  const data = await readData(study, selectedExperiments(study));
+  const { file, progress } = options;
+  const described = await describeWith(engine, study, opened, data, { cache: `${file}.cache`, progress });
+  const before = new Map(data.items.map((item) => [item.id, item.description]));
+  const rows = described.items.filter(({ id, description }) => description !== before.get(id));
+  writeAtomic(file, rows.map(({ id, description }) => `${JSON.stringify({ id, description })}\n`).join(''));
+  return rows.length;
 }
 
 /** Plans of all selected experiments and the facts their analysis needs; nothing is run yet. */
@@ -175,7 +163,8 @@ async function prepare(
     controls: study.controls,
   });
   const named = (names: readonly string[]): PlanModel[] => names.map((name) => models.get(name)!);
-  const draw = drawer(study.seed, options.shuffled ?? false);
+  const subsets: Record<string, DrawnSubset> = {};
+  const draw = drawer(study.seed, subsets, options.shuffled ?? false);
   const steps: StudyStep[] = [];
   const facts: Record<string, unknown> = { layers, cuts, regions: regions(layers, cuts) };
   if (data.items.length > 0) facts.groups = data.groups;
@@ -183,7 +172,7 @@ async function prepare(
 
   if (selected.includes('localize') && localize?.vision) {
     const { vision } = localize;
-    const pairs = draw(data.pairs, vision);
+    const pairs = draw('localize.vision', data.pairs, vision);
     facts.flaws = flawsOf(pairs);
     const plan = planLocalizeVision(context(vision.maxTokens), { ...vision, models: named(vision.models), pairs });
     steps.push({
@@ -200,7 +189,7 @@ async function prepare(
   if (selected.includes('localize') && localize?.reasoning) {
     const { reasoning } = localize;
     const fitting = inGroups(data, ['visualReasoning', 'textReasoning']);
-    const items = draw(reasoning.tasks ? data.items : fitting, reasoning);
+    const items = draw('localize.reasoning', reasoning.tasks ? data.items : fitting, reasoning);
     const plan = planLocalizeReasoning(context(reasoning.maxTokens), {
       ...reasoning,
       models: named(reasoning.models),
@@ -223,7 +212,7 @@ async function prepare(
   if (selected.includes('attend') && attend) {
     const seeing = data.items.filter(({ image }) => image !== undefined);
     const fitting = inGroups(data, ['visualReasoning']);
-    const items = draw(attend.tasks || fitting.length === 0 ? seeing : fitting, attend);
+    const items = draw('attend', attend.tasks || fitting.length === 0 ? seeing : fitting, attend);
     const shown = chosenForPictures(items, attend.pictures, study.seed);
     const pictures = shown.map(({ id }) => id);
     const attendOptions = { models: named(attend.models), items, writer: attend.writer, pictures };
@@ -270,8 +259,13 @@ async function prepare(
       fingerprints.set(opened, graftFingerprint(graft, fingerprint));
     }
     facts.transfer = { cuts, models: variants.map(({ meta, description }) => ({ ...meta, description })) };
-    const items = draw(data.items, transfer);
-    const plan = planTransfer(context(transfer.maxTokens), { models: variants, items, groups: data.groups });
+    const items = draw('transfer', data.items, transfer);
+    const plan = planTransfer(context(transfer.maxTokens), {
+      models: variants,
+      items,
+      groups: data.groups,
+      ...(transfer.conditions ? { conditions: transfer.conditions } : {}),
+    });
     steps.push({
       experiment: 'transfer',
       text: `${variants.length} models (grafts of ${transfer.in} and ${transfer.rl}, policies ${policies.join(', ')}) answer ${items.length} questions`,
@@ -285,7 +279,7 @@ async function prepare(
   }
   if (selected.includes('freeze') && freeze) {
     const measurements = await freezeMeasurements(study.models, freeze, { fingerprint, cuts });
-    const items = draw(data.items, freeze);
+    const items = draw('freeze', data.items, freeze);
     const names = [...new Set(modelsOf(study, 'freeze'))];
     const plan = planFreeze(context(freeze.maxTokens), { models: names, items, groups: data.groups });
     steps.push({
@@ -307,7 +301,10 @@ async function prepare(
     const plans: Plan[] = [];
     const own = context(reference.maxTokens);
     if (swap) {
-      const pairs = draw(data.pairs, { ...reference, tasks: tasksIn(data.pairs, reference.tasks) });
+      const pairs = draw('reference.swap', data.pairs, {
+        ...reference,
+        tasks: tasksIn(data.pairs, reference.tasks),
+      });
       plans.push(planReferenceAppend(own, { model: models.get(swap)!, pairs }));
     }
     if (prompts && transfer) {
@@ -327,7 +324,7 @@ async function prepare(
       const askers = { plain: own.prompter, boxed: asker(prompts.boxed), reasoner: asker(prompts.reasoner) };
       const fitting = inGroups(data, ['visualReasoning', 'textReasoning']);
       const tasks = tasksIn(data.items, reference.tasks);
-      const items = draw(tasks ? data.items : fitting, { ...reference, tasks });
+      const items = draw('reference.prompts', tasks ? data.items : fitting, { ...reference, tasks });
       plans.push(planReferencePrompts(askers, { grafts, items }));
     }
     steps.push({
@@ -339,9 +336,11 @@ async function prepare(
       },
     });
   }
+  if (data.sources.length > 0) facts.sources = data.sources;
+  if (Object.keys(subsets).length > 0) facts.subsets = subsets;
   const record: RunRecord = {
     format: 1,
-    galvani: packageFile().version,
+    galvani: packageVersion(),
     node: process.versions.node,
     definition: asJson(study) as JsonObject,
     models: records,
@@ -351,14 +350,7 @@ async function prepare(
     },
     facts: asJson(facts) as JsonObject,
   };
-  return { record, fingerprint, decoder, steps };
-}
-
-function inGroups({ items, groups }: StudyData, wanted: readonly (keyof TaskGroups)[]): QuestionItem[] {
-  return items.filter((item) => {
-    const group = groupOf(item, groups);
-    return group !== undefined && wanted.includes(group);
-  });
+  return { record, fingerprint, decoder, steps, toDescribe: 0 };
 }
 
 /** Of the wanted tasks those that are here: questions and pairs have some tasks each. undefined: all. */
@@ -376,24 +368,6 @@ function defined<T extends object>(fields: T): { [K in keyof T]?: Exclude<T[K], 
   };
 }
 
-/** @throws BAD_ARGUMENT when a wanted task has no item, or nothing is left. */
-function drawer(seed: number, shuffled: boolean) {
-  return <T extends { readonly id: string; readonly task: string }>(
-    found: readonly T[],
-    {
-      tasks,
-      itemsPerTask,
-    }: { readonly tasks?: readonly string[] | undefined; readonly itemsPerTask?: number | undefined },
-  ): readonly T[] => {
-    requireTasks(found, tasks ?? []);
-    const own = tasks ? found.filter(({ task }) => tasks.includes(task)) : found;
-    if (own.length === 0) throw new GalvaniError('BAD_ARGUMENT', 'items: none fits this experiment; name its tasks');
-    const drawn = itemsPerTask === undefined ? own : subsetPerTask(own, itemsPerTask, seed).items;
-    const order = ({ id }: T): string => contentKey([seed, id]);
-    return shuffled ? [...drawn].sort((a, b) => (order(a) < order(b) ? -1 : 1)) : drawn;
-  };
-}
-
 /** Items of every task, in order of first appearance. */
 function perTask(items: readonly { readonly task: string }[]): (readonly [task: string, n: number])[] {
   return [...byTask(items)].map(([task, own]) => [task, own.length] as const);
@@ -403,35 +377,4 @@ function perGroup(items: readonly QuestionItem[], groups: TaskGroups): (readonly
   return taskGroups
     .map((group) => [group, items.filter((item) => groupOf(item, groups) === group).length] as const)
     .filter(([, n]) => n > 0);
-}
-
-/** One tokenisation for all models of a study: otherwise they would not be asked the same question. */
-function requireSameTokens(engine: Engine, models: readonly RunModel[], { items, pairs }: StudyData): void {
-  const [first, ...others] = models.map(({ name }) => name);
-  const texts = [...items, ...pairs].slice(0, 200).map(({ question }) => question);
-  const ids = (model: string, text: string): string => engine.processor(model).tokenizer.encode(text).join(' ');
-  for (const other of others) {
-    const text = texts.find((sample) => ids(first!, sample) !== ids(other, sample));
-    if (text !== undefined) {
-      throw new GalvaniError(
-        'BAD_CONFIG',
-        `models: '${first}' and '${other}' tokenise '${text}' differently; a study needs models of one tokenizer`,
-      );
-    }
-  }
-}
-
-export function packageVersion(): string {
-  return packageFile().version;
-}
-
-interface PackageFile {
-  readonly version: string;
-  /** Pinned exactly. */
-  readonly dependencies: Readonly<Record<string, string>>;
-}
-
-export function packageFile(): PackageFile {
-  const path = new URL('../../package.json', import.meta.url);
-  return JSON.parse(readFileSync(path, 'utf8')) as PackageFile;
 }

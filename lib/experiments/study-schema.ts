@@ -12,6 +12,40 @@ const meanings: Readonly<Record<string, string>> = {
   models: 'Checkpoint folders (Hugging Face format, Qwen2.5-VL) by name; paths are relative to this file.',
   data: 'The questions, and how answers are graded.',
   'data.items': 'Questions. Needed by all experiments but localize.vision and characterize.',
+  'data.items.preset': 'A known data set, by name; with path, that file read in its way.',
+  'data.items.path': 'JSONL or Parquet file, or a folder of images; relative to this file.',
+  'data.items.hub': 'A file of a data set on the Hugging Face Hub, kept after the first download.',
+  'data.items.hub.repo': 'owner/name.',
+  'data.items.hub.file': 'Path in the repository.',
+  'data.items.hub.revision': 'Branch, tag or commit. Default: main.',
+  'data.items.map':
+    'Which field is what: a dotted path ("metadata.task"), or a text with paths in braces. Default: the preset’s, else our own fields.',
+  'data.items.map.id': 'What names the item; unique.',
+  'data.items.map.question': 'The question.',
+  'data.items.map.answer': 'The gold answer.',
+  'data.items.map.task': 'The task. Default: the data set’s name.',
+  'data.items.map.images': 'One image or a list: paths relative to the file, bytes, or {bytes, path}.',
+  'data.items.map.choices': 'The options, a list.',
+  'data.items.map.description': 'A text that can take the image’s place.',
+  'data.items.map.answerAfter': 'Only what follows this in the answer counts, such as "####".',
+  'data.items.map.answerType': 'The field whose value names the rule in `rules`.',
+  'data.items.map.rules': 'Grading rule by value of answerType; choices, where a row has some, win.',
+  'data.items.map.rule': 'Grading rule of every row without one from answerType.',
+  'data.items.map.precision': 'Decimals gold is given with: a number is then right when it rounds to gold.',
+  'data.items.map.unit': 'Unit of gold, for numbers.',
+  'data.items.map.where': 'Path → the value, or one of the values, a row must have.',
+  'data.items.where': 'As in map, added to it: which rows are read.',
+  'data.descriptions':
+    'Where texts that take an image’s place come from, for items that have none: {file}, {model} of this study, or {endpoint}.',
+  'data.descriptions.file': 'JSON lines with id and description.',
+  'data.descriptions.model': 'The model of this study that writes them.',
+  'data.descriptions.endpoint': 'An OpenAI-compatible endpoint that writes them.',
+  'data.descriptions.endpoint.url': 'Its base address, such as http://localhost:8000/v1.',
+  'data.descriptions.endpoint.model': 'The name it knows the model by.',
+  'data.descriptions.endpoint.keyEnv': 'Environment variable that holds the key.',
+  'data.descriptions.prompt': 'What is asked about the image.',
+  'data.descriptions.maxTokens': 'Longest description in tokens.',
+  'data.descriptions.tasks': 'Tasks whose images are described. Default: data.groups.visualReasoning.',
   'data.pairs': 'Image pairs for swapping. Needed by localize.vision.',
   'data.rules': 'Grading rule by task, over the data’s own.',
   'data.groups': 'Which tasks ask for what. Default: by whether the items have an image and a description.',
@@ -19,9 +53,12 @@ const meanings: Readonly<Record<string, string>> = {
   'data.groups.visualReasoning': 'Tasks that ask for reasoning over an image: M_v2r.',
   'data.groups.textReasoning': 'Tasks without an image: M_rea.',
   protocol: 'How every question is put, the same for all models.',
+  'protocol.preset': 'Texts of a published recipe; what is written beside it wins.',
   'protocol.system': 'System prompt. Default: the chat template’s own.',
   'protocol.prefix': 'Put before every question.',
   'protocol.suffix': 'Put after every question, such as the answer format.',
+  'protocol.described': 'How a description takes the image’s place: a text with {description} and {question}.',
+  'protocol.choices': 'letters: a question with choices lists them as A., B., …; none: they only grade.',
   'protocol.maxTokens': 'Longest answer in tokens; longer ones are cut off and counted apart.',
   seed: 'Of everything drawn: items, noise, bootstrap, permutations, random controls.',
   controls: 'Runs that show what the instrument does by itself; they stand in every figure they apply to.',
@@ -56,6 +93,8 @@ const meanings: Readonly<Record<string, string>> = {
   'experiments.transfer.rl': 'The model after RL.',
   'experiments.transfer.policy': 'Donor of the weights outside the decoder layers; a list makes it a factor.',
   'experiments.transfer.also': 'Further models, measured by the same measures.',
+  'experiments.transfer.conditions':
+    'What can be seen, beside what the measures need: image, black, none, description, noise, shuffled.',
   'experiments.freeze': 'Runs that held a region fixed during RL, checked and measured.',
   'experiments.freeze.before': 'The checkpoint RL started from.',
   'experiments.freeze.full': 'The run that trained everything.',
@@ -78,7 +117,12 @@ const shared: Readonly<Record<string, string>> = {
   maxTokens: 'Longest answer; overrides the protocol’s.',
 };
 
-type Node = { [key: string]: unknown; properties?: Record<string, Node>; additionalProperties?: Node | boolean };
+interface Node {
+  [key: string]: unknown;
+  properties?: Record<string, Node>;
+  anyOf?: Node[];
+  items?: Node;
+}
 
 /** Paths of the schema without a meaning; empty when the table above is complete. */
 export const undescribed: string[] = [];
@@ -92,6 +136,7 @@ export function studyJsonSchema(): object {
 }
 
 function describe(node: Node, path: string): void {
+  for (const option of [...(node.anyOf ?? []), ...(node.items ? [node.items] : [])]) describe(option, path);
   for (const [name, child] of Object.entries(node.properties ?? {})) {
     const at = path === '' ? name : `${path}.${name}`;
     const meaning =

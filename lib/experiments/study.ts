@@ -2,11 +2,11 @@
  * A study end to end, up to the ledger: opens what its experiments need, plans them, runs them. Everything right of the
  * ledger (analysis, report) is in summary.ts and needs no model.
  */
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { Engine } from '../engine.js';
-import { GalvaniError } from '../errors.js';
 import { environment } from '../run/history.js';
 import { type Measurement, takeMeasurements } from '../run/measurements.js';
+import { packageFile } from '../run/package.js';
 import type { Plan } from '../run/plan.js';
 import { type ProgressDisplay, silent } from '../run/progress.js';
 import type { JsonObject, Observation } from '../run/rows.js';
@@ -14,8 +14,8 @@ import { RunDir } from '../run/run-dir.js';
 import { addStats, emptyStats, execute, limitsFor } from '../run/runner.js';
 import { type Shard, wholeRun } from '../run/shards.js';
 import type { RunStats } from '../types.js';
-import { type ExperimentName, experimentNames, type Study } from './study-file.js';
-import { packageFile, prepareStudy } from './study-prepare.js';
+import { type ExperimentName, type Study, selectedExperiments } from './study-file.js';
+import { prepareStudy } from './study-prepare.js';
 
 export interface StudyRunOptions {
   /** Run directory. */
@@ -41,20 +41,6 @@ export interface StudyRun {
   readonly stats: RunStats;
 }
 
-/** Experiments of the study that `only` leaves, in the order in which they run. */
-export function selectedExperiments(study: Study, only?: readonly ExperimentName[]): ExperimentName[] {
-  const present = experimentNames.filter((experiment) => study.experiments[experiment] !== undefined);
-  for (const wanted of only ?? []) {
-    if (!present.includes(wanted)) {
-      throw new GalvaniError(
-        'BAD_ARGUMENT',
-        `only: the study has no experiment '${wanted}'; it has ${present.join(', ')}`,
-      );
-    }
-  }
-  return present.filter((experiment) => only === undefined || only.includes(experiment));
-}
-
 /**
  * Runs a study whose paths are resolved (`withPathsFrom`); continues it when the directory holds part of it.
  * @throws what opening checkpoints, reading data and keeping the ledger throw; ABORTED.
@@ -68,6 +54,12 @@ export async function runStudy(study: Study, options: StudyRunOptions): Promise<
       signal: options.signal,
       threads: options.threads,
       within: (share) => progress.within('of this part', share),
+    },
+    describe: {
+      cache: join(options.out, 'descriptions.jsonl'),
+      progress,
+      signal: options.signal,
+      shard: options.shard,
     },
   });
   const shard = options.shard ?? wholeRun;

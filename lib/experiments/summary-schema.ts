@@ -553,9 +553,12 @@ export const summarySchema: z.ZodType<SummaryFile> = z.strictObject({
     description: z.string().nullable(),
     seed: count,
     protocol: z.strictObject({
+      preset: z.string().exactOptional(),
       system: z.string().exactOptional(),
       prefix: z.string().exactOptional(),
       suffix: z.string().exactOptional(),
+      described: z.string().exactOptional(),
+      choices: z.enum(['letters', 'none']).exactOptional(),
       maxTokens: count,
     }),
     groups: z.strictObject({

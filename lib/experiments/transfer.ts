@@ -22,6 +22,7 @@ import type { JsonObject } from '../run/rows.js';
 import { namedRandom, sample } from '../stats/random.js';
 import { planAnswers, type TaskGroups } from './answers.js';
 import type { PlanContext } from './context.js';
+import type { Sight } from './prompter.js';
 
 export const transferExperiment = 'transfer';
 
@@ -117,15 +118,23 @@ export interface TransferOptions {
   readonly models: readonly TransferModel[];
   readonly items: readonly QuestionItem[];
   readonly groups: TaskGroups;
+  /** Conditions of sight beside those the ability measures need. */
+  readonly conditions?: readonly Sight[];
 }
 
-export function planTransfer(context: PlanContext, { models, items, groups }: TransferOptions): Plan {
+export function planTransfer(
+  context: PlanContext,
+  { models, items, groups, conditions: more = [] }: TransferOptions,
+): Plan {
   return planAnswers(context, {
     experiment: transferExperiment,
     models,
     items,
     groups,
-    also: { vision: 'black', visualReasoning: 'description' },
+    also: {
+      vision: [...new Set<Sight>(['black', ...more])],
+      visualReasoning: [...new Set<Sight>(['description', ...more])],
+    },
   });
 }
 

@@ -74,6 +74,7 @@ test('every command has a description, --json, and help on its options', () => {
     'freeze',
     'init',
     'plan',
+    'describe',
     'study',
     'report',
     'inspect',
