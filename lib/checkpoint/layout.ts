@@ -1,5 +1,4 @@
 /** What the tensors of a checkpoint are, without a model that runs: from its family, or from the names alone. */
-import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { DecoderConfig, ModelFamily, TensorDescription } from '../models/family.js';
 import { describeByName } from '../models/generic.js';
@@ -34,7 +33,7 @@ export function readLayout(dir: string): CheckpointLayout {
   const modelType = typeof config.model_type === 'string' ? config.model_type : null;
   const family = families.find(({ modelTypes }) => modelType !== null && modelTypes.includes(modelType));
   const base = { dir: resolve(dir), checkpoint, modelType };
-  if (family && existsSync(join(dir, 'config.json'))) {
+  if (family) {
     const { decoder } = readFolder(dir).config;
     const describe = family.describeTensor;
     const canonical = (stored: string): string => canonicalOf(family, stored);

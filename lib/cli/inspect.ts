@@ -3,7 +3,7 @@ import { Command } from 'commander';
 import { type Inspection, inspectCheckpoint, type Share } from '../checkpoint/inspect.js';
 import { formatNumber } from '../report/format.js';
 import { showProgress, silent } from '../run/progress.js';
-import { textTable } from './print.js';
+import { bytesText, textTable } from './print.js';
 import { positiveInteger, print } from './shared.js';
 
 interface InspectCommandOptions {
@@ -60,12 +60,12 @@ function describe(found: Inspection, listAll: boolean): string {
       : modelType !== null
         ? `${modelType}, not a family galvani runs`
         : 'no model type known',
-    `${layers} decoder layers, ${tensors} tensors, ${formatNumber(elements)} values, ${size(bytes)} in ${files.length} ${files.length === 1 ? 'file' : 'files'}`,
+    `${layers} decoder layers, ${tensors} tensors, ${formatNumber(elements)} values, ${bytesText(bytes)} in ${files.length} ${files.length === 1 ? 'file' : 'files'}`,
   ].join('\n');
   const shares = (title: string, rows: readonly Share[]): string =>
     textTable(
       [title, 'tensors', 'values', 'size'],
-      rows.map((row) => [row.name, String(row.tensors), formatNumber(row.elements), size(row.bytes)]),
+      rows.map((row) => [row.name, String(row.tensors), formatNumber(row.elements), bytesText(row.bytes)]),
     );
   const health =
     found.damage.length > 0
@@ -84,7 +84,7 @@ function describe(found: Inspection, listAll: boolean): string {
               row.name,
               row.dtype,
               `[${row.shape.join(', ')}]`,
-              size(row.bytes),
+              bytesText(row.bytes),
               row.place,
               row.file,
             ]),
@@ -94,16 +94,4 @@ function describe(found: Inspection, listAll: boolean): string {
     ...(found.notes.length > 0 ? [found.notes.map((note) => `note: ${note}`).join('\n')] : []),
     health,
   ].join('\n\n');
-}
-
-/** "3.1 MB", decimal. */
-function size(bytes: number): string {
-  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
-  let at = 0;
-  let value = bytes;
-  while (value >= 1000 && at < units.length - 1) {
-    value /= 1000;
-    at += 1;
-  }
-  return `${at === 0 ? value : value.toFixed(value < 10 ? 2 : 1)} ${units[at]}`;
 }

@@ -9,6 +9,7 @@ import { parseRecipe } from '../merge/recipe.js';
 import { type MergeResult, shardsOf, writeMerge } from '../merge/write.js';
 import { packageVersion } from '../run/package.js';
 import { showProgress, silent } from '../run/progress.js';
+import { bytesText } from './print.js';
 import { positiveInteger, print } from './shared.js';
 
 interface MergeOptions {
@@ -31,9 +32,6 @@ function byteSize(text: string): number {
   return Math.floor(bytes);
 }
 
-export const gigabytes = (bytes: number): string =>
-  bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : `${(bytes / 1e6).toFixed(1)} MB`;
-
 function describePlan(plan: MergePlan, shardBytes: number): string {
   const { coverage } = plan;
   const count = new Map<string, { tensors: number; from: string }>();
@@ -43,7 +41,7 @@ function describePlan(plan: MergePlan, shardBytes: number): string {
   }
   const unused = Object.entries(coverage.unused);
   return [
-    `${coverage.tensors} tensors, ${coverage.elements.toLocaleString('en')} values, ${gigabytes(plan.bytes)} in ${shardsOf(plan.tensors, shardBytes).length} file(s)`,
+    `${coverage.tensors} tensors, ${coverage.elements.toLocaleString('en')} values, ${bytesText(plan.bytes)} in ${shardsOf(plan.tensors, shardBytes).length} file(s)`,
     ...[...count].map(([line, { tensors }]) => `  ${String(tensors).padStart(5)}  ${line}`),
     `config, processor from ${plan.host.key}; tokenizer from ${plan.tokenizerHost.key}`,
     ...unused.map(
@@ -124,7 +122,7 @@ async function run(recipePath: string, options: MergeOptions): Promise<void> {
   const seconds = (Date.now() - startMs) / 1000;
   if (options.json) return print(JSON.stringify({ ...result, ...planJson(plan), seconds }));
   print(describePlan(plan, shardSize));
-  if (result.resumedBytes > 0) print(`${gigabytes(result.resumedBytes)} were there from an earlier run`);
+  if (result.resumedBytes > 0) print(`${bytesText(result.resumedBytes)} were there from an earlier run`);
   print(`${result.dir}: written and verified in ${seconds.toFixed(1)} s`);
 }
 

@@ -9,7 +9,7 @@ import {
   withPathsFrom,
 } from '../experiments/study-file.js';
 import { showProgress, silent } from '../run/progress.js';
-import { textTable, wrap } from './print.js';
+import { bytesText, textTable, wrap } from './print.js';
 import { defined, list, nonNegativeInteger, positiveInteger, print } from './shared.js';
 
 interface PlanOptions {
@@ -55,7 +55,7 @@ function describe({ name, parts, power, models, descriptions }: Preview): string
     ...(descriptions > 0
       ? [`First ${descriptions} images are described, once for all runs in a directory; that time is not included.`]
       : []),
-    `Weights: ${models.map((model) => `${model.name} ${bytes(model.bytes)}`).join(', ')}, mapped once.`,
+    `Weights: ${models.map((model) => `${model.name} ${bytesText(model.bytes)}`).join(', ')}, mapped once.`,
   ];
   if (power.length > 0) {
     const points = (value: number | null): string => (value === null ? 'none' : (100 * value).toFixed(0));
@@ -88,7 +88,7 @@ function partText(part: PreviewPart): string {
     .filter(Boolean)
     .join(' and ');
   const time = seconds === null ? '' : `, about ${duration(seconds)} (from ${sampled} trials)`;
-  const memory = kvBytes > 0 ? `, keys and values up to ${bytes(kvBytes)} a request` : '';
+  const memory = kvBytes > 0 ? `, keys and values up to ${bytesText(kvBytes)} a request` : '';
   const faults = errors.map((message) => `\n      fails: ${message}`).join('');
   return wrap(`  ${experiment}: ${text}: ${count}${time}${memory}`, 110, '      ') + faults;
 }
@@ -97,8 +97,4 @@ export function duration(seconds: number): string {
   if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
   return `${(seconds / 3600).toFixed(1)} h`;
-}
-
-function bytes(count: number): string {
-  return count < 2 ** 30 ? `${Math.max(1, Math.round(count / 2 ** 20))} MiB` : `${(count / 2 ** 30).toFixed(1)} GiB`;
 }

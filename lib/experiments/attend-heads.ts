@@ -1,10 +1,10 @@
 /** Attention per head and span, and its change between models on the same items. */
 import { unpack } from '../run/packed.js';
-import { bootstrapColumns } from '../stats/columns.js';
 import { benjaminiHochberg } from '../stats/corrections.js';
 import { signFlip } from '../stats/permutation.js';
 import type { QuerySpan, TextMode } from './attend.js';
 import { type HeadSpan, headSpans, type LayerAttention } from './attend-reduce.js';
+import { meanOf } from './measure.js';
 
 /** A span of keys, or the image without its sinks as a share of what no sink (first key, image sinks) takes. */
 export type HeadFigure = HeadSpan | 'imageSinkFree';
@@ -69,24 +69,25 @@ export function headShift(
     const [a, b] = [figuresOf(from), figuresOf(to)];
     return b.map((value, i) => value - a[i]!);
   });
-  const { mean, low, high } = bootstrapColumns(rows, { seed });
+  const columns = Array.from(rows[0]!, (_, c) => rows.map((row) => row[c]!));
+  const means = columns.map((own) => meanOf(own, seed));
   return headFigures.map((figure, f): HeadShift => {
+    const of = (values: readonly number[]): HeadNumbers => grid(values, f, layers, heads);
     let pBh: HeadNumbers | null = null;
     if (figure === 'imageSinkFree') {
-      const at = Array.from({ length: layers * heads }, (_, i) => i * headFigures.length + f);
-      const adjusted = benjaminiHochberg(
-        at.map(
-          (c) =>
-            signFlip(
-              rows.map((row) => row[c]!),
-              seed,
-            ).p,
-        ),
-      );
-      pBh = Array.from({ length: layers }, (_, l) => Array.from({ length: heads }, (_, h) => adjusted[l * heads + h]!));
+      const own = columns.filter((_, c) => c % headFigures.length === f);
+      const adjusted = benjaminiHochberg(own.map((differences) => signFlip(differences, seed).p));
+      pBh = Array.from({ length: layers }, (_, l) => adjusted.slice(l * heads, (l + 1) * heads).map((p) => p!));
     }
-    const of = (values: Float64Array): HeadNumbers => grid(values, f, layers, heads);
-    return { ...facts, figure, difference: of(mean), low: of(low), high: of(high), pBh, n: both.length };
+    return {
+      ...facts,
+      figure,
+      difference: of(means.map(({ mean }) => mean!)),
+      low: of(means.map(({ low }) => low!)),
+      high: of(means.map(({ high }) => high!)),
+      pBh,
+      n: both.length,
+    };
   });
 }
 
@@ -112,7 +113,7 @@ function figuresOf({ byHead }: LayerAttention): Float64Array {
   return out;
 }
 
-function grid(values: Float64Array, figure: number, layers: number, heads: number): HeadNumbers {
+function grid(values: ArrayLike<number>, figure: number, layers: number, heads: number): HeadNumbers {
   return Array.from({ length: layers }, (_, l) =>
     Array.from({ length: heads }, (_, h) =>
       Number(values[(l * heads + h) * headFigures.length + figure]!.toPrecision(5)),

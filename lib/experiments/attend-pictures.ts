@@ -1,14 +1,14 @@
 /** A few items whose attention is drawn over their picture: which, the picture itself, and what the report needs of them. */
-import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import type { QuestionItem } from '../data/items.js';
 import { decodeImage, smallPicture } from '../processor/decode.js';
 import type { Measurement } from '../run/measurements.js';
 import type { JsonObject, Observation } from '../run/rows.js';
-import { seededRandom } from '../stats/random.js';
+import { namedRandom, sample } from '../stats/random.js';
 import type { AttendMeta, QuerySpan, TextMode } from './attend.js';
 import type { PatchMap, ReducedAttention } from './attend-reduce.js';
 import { type GoldMeta, ruleOf } from './context.js';
+import { imageHash } from './describe.js';
 import { gradeRow } from './measure.js';
 
 export const picturesExperiment = 'attend-pictures';
@@ -16,11 +16,8 @@ export const picturesExperiment = 'attend-pictures';
 /** `count` items with one image, drawn with the study's seed, in the order of the items. */
 export function chosenForPictures(items: readonly QuestionItem[], count: number, seed: number): QuestionItem[] {
   const fitting = items.filter(({ image, images }) => image !== undefined && (images?.length ?? 1) === 1);
-  const random = seededRandom(seed);
-  const left = fitting.map((_, i) => i);
-  const chosen = new Set<number>();
-  while (chosen.size < count && left.length > 0) chosen.add(left.splice(random.below(left.length), 1)[0]!);
-  return fitting.filter((_, i) => chosen.has(i));
+  const drawn = sample(namedRandom(seed, 'pictures'), fitting.length, Math.min(count, fitting.length));
+  return drawn.map((i) => fitting[i]!);
 }
 
 /** Longest side of a kept picture in pixels. */
@@ -32,7 +29,8 @@ export function pictureMeasurements(chosen: readonly QuestionItem[]): Measuremen
     experiment: picturesExperiment,
     label: `picture of ${item.id}`,
     meta: { item: item.id, task: item.task, question: item.question, gold: item.answer },
-    identity: { image: createHash('sha256').update(readFileSync(item.image!)).digest('hex'), side },
+    // A picture that is not there is a failed row, as it is for every trial that needs it.
+    identity: { image: existsSync(item.image!) ? imageHash(item.image!) : item.image!, side },
     measure: async () => ({ ...(await smallPicture(await decodeImage(item.image!), side)) }),
   }));
 }

@@ -4,6 +4,7 @@ import { resolveSpan, rowCount } from '../hooks/spans.js';
 import { type Packed, pack } from '../run/packed.js';
 import type { Reducer } from '../run/plan.js';
 import type { Json } from '../run/rows.js';
+import { median } from '../stats/order.js';
 import type { Capture, Prompt, Range } from '../types.js';
 
 /**
@@ -13,10 +14,12 @@ import type { Capture, Prompt, Range } from '../types.js';
  */
 export const sinkScore = 3.5;
 
+/** Disjoint key spans; what they leave is `other`. Key 0 stands alone: it is the usual attention sink. */
 export interface SpanKeys {
   readonly first: readonly Range[];
   readonly image: readonly Range[];
   readonly question: readonly Range[];
+  /** The generated text itself: its reasoning and its final answer; tags between them belong to neither. */
   readonly think: readonly Range[];
   readonly final: readonly Range[];
 }
@@ -217,13 +220,6 @@ export function outliers(values: readonly number[]): boolean[] {
   const centre = median(values);
   const spread = median(values.map((value) => Math.abs(value - centre)));
   return values.map((value) => spread > 0 && (0.6745 * (value - centre)) / spread > sinkScore);
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  if (sorted.length === 0) return 0;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
 function rowsOf(ranges: readonly Range[]): number[] {

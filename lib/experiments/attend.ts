@@ -9,7 +9,7 @@ import { hasSpan, resolveSpan, rowCount, withoutRows } from '../hooks/spans.js';
 import { type Bundle, bundleOrFailure, type Plan, type PlannedTrial } from '../run/plan.js';
 import type { JsonObject, Observation } from '../run/rows.js';
 import type { Intervention, Prompt, Range } from '../types.js';
-import { attentionReducer } from './attend-reduce.js';
+import { attentionReducer, type SpanKeys } from './attend-reduce.js';
 import { goldMeta, type PlanContext, type PlanModel } from './context.js';
 
 export const textsExperiment = 'attend-texts';
@@ -132,24 +132,14 @@ function readingBundle(
   );
 }
 
-/** Disjoint key spans; what they leave is `other`. Key 0 stands alone: it is the usual attention sink. */
-export interface KeySpans {
-  readonly first: readonly Range[];
-  readonly image: readonly Range[];
-  readonly question: readonly Range[];
-  /** The generated text itself: its reasoning and its final answer; tags between them belong to neither. */
-  readonly think: readonly Range[];
-  readonly final: readonly Range[];
-}
-
-export function keySpans(prompt: Prompt): KeySpans {
+export function keySpans(prompt: Prompt): SpanKeys {
   const first: readonly Range[] = [[0, 1]];
   const span = (name: string): readonly Range[] =>
     hasSpan(prompt, name) ? withoutRows(resolveSpan(prompt, name), first) : [];
   return { first, image: span('image'), question: span('question'), think: span('think'), final: span('final') };
 }
 
-function attentionCaptures(prompt: Prompt, layers: number, keys: KeySpans): Intervention[] {
+function attentionCaptures(prompt: Prompt, layers: number, keys: SpanKeys): Intervention[] {
   const all = layerRange(0, layers);
   const columns = Object.values(keys).filter((ranges) => rowCount(ranges) > 0);
   return querySpans

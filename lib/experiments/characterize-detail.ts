@@ -1,4 +1,5 @@
 /** Inside the layers: every kind of matrix at every depth, singular-value curves, subspaces, heads. */
+import { median } from '../stats/order.js';
 import { curvePlaces, type Sides, type TensorRecord } from './characterize-record.js';
 
 /** One kind of matrix (its weight and bias together) in one layer or block. */
@@ -184,8 +185,3 @@ const mean = (values: readonly number[]): number => values.reduce((sum, value) =
 const rootSum = (values: readonly number[]): number => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
 const firstOf = (values: readonly (number | null | undefined)[]): number | null =>
   values.find((value) => value != null) ?? null;
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
-}

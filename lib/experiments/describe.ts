@@ -219,7 +219,8 @@ function dataUrl(path: string): string {
   return `data:image/${type};base64,${readFileSync(path).toString('base64')}`;
 }
 
-function imageHash(path: string): string {
+/** SHA-256 of an image file. @throws FILE_NOT_FOUND */
+export function imageHash(path: string): string {
   try {
     return createHash('sha256').update(readFileSync(path)).digest('hex');
   } catch (cause) {

@@ -5,7 +5,7 @@ import { smallMultiples } from '../report/small-multiples.js';
 import { type QuerySpan, querySpans, type TextMode } from './attend.js';
 import type { AttendResult } from './attend-analyze.js';
 import { type HeadMap, headFigures } from './attend-heads.js';
-import { chart, column, idOf } from './report-parts.js';
+import { changeColumns, chart, column, idOf } from './report-parts.js';
 
 type Texts = { readonly mode: (mode: TextMode) => string; readonly query: Readonly<Record<QuerySpan, string>> };
 
@@ -184,9 +184,7 @@ function headShiftTable(shifts: AttendResult['headShifts']) {
       column('figure', 'To'),
       column('layer', 'Layer', 'number'),
       column('head', 'Head', 'number'),
-      column('difference', 'Change, points', 'number', 2),
-      column('low', 'low', 'number', 2),
-      column('high', 'high', 'number', 2),
+      ...changeColumns,
       column('pBh', 'p, BH', 'p'),
       column('n', 'n', 'number'),
     ],

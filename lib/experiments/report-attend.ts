@@ -9,6 +9,7 @@ import { headCharts, spanCharts } from './report-attend-heads.js';
 import { pictureBlocks } from './report-attend-pictures.js';
 import {
   answer,
+  changeColumns,
   chart,
   column,
   idOf,
@@ -208,9 +209,7 @@ function shiftTable(shifts: readonly AttentionShift[]) {
       column('step', 'Models'),
       column('figure', 'To'),
       column('layer', 'Layer', 'number'),
-      column('difference', 'Change, points', 'number', 2),
-      column('low', 'low', 'number', 2),
-      column('high', 'high', 'number', 2),
+      ...changeColumns,
       column('jointLow', 'jointly low', 'number', 2),
       column('jointHigh', 'high', 'number', 2),
       column('n', 'n', 'number'),

@@ -109,6 +109,13 @@ export const transitionColumns: readonly Column[] = [
   column('missed', 'Missed', 'number'),
 ];
 
+/** A change with its interval, in points. */
+export const changeColumns: readonly Column[] = [
+  column('difference', 'Change, points', 'number', 2),
+  column('low', 'low', 'number', 2),
+  column('high', 'high', 'number', 2),
+];
+
 /** Last column of the CSV behind a chart: what `galvani report RUN --rows` takes to print the ledger rows of a number. */
 export const rowsColumn: Column = column('rows', 'Ledger rows', 'text');
 export function rowsCell(select: Select): Record<string, Cell> {

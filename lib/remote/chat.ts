@@ -1,4 +1,5 @@
 /** A chat endpoint that speaks OpenAI's protocol (any local or remote server of it). Nothing in galvani needs one. */
+import { setTimeout as pause } from 'node:timers/promises';
 import { GalvaniError } from '../errors.js';
 
 export interface ChatEndpoint {
@@ -44,7 +45,7 @@ export async function chat(
     if (!outcome.passing || attempt >= retries) {
       throw new GalvaniError('NETWORK', `${endpoint.url}: ${endpoint.model}: ${outcome.failure}`);
     }
-    await pause(outcome.retryAfterMs ?? waitMs * 2 ** attempt);
+    await pause(outcome.retryAfterMs ?? waitMs * 2 ** attempt, undefined, signal ? { signal } : {}).catch(() => {}); // the next try says ABORTED
   }
 }
 
@@ -92,10 +93,6 @@ function contentOf(body: string): string | undefined {
   } catch {
     return undefined;
   }
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((done) => setTimeout(done, ms));
 }
 
 /** Runs `work` over all items, `limit` at a time, in order of start. */

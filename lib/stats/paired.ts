@@ -1,6 +1,7 @@
 /** Two conditions on the same items: transition table, exact McNemar, intervals of the difference. */
 
 import { GalvaniError } from '../errors.js';
+import { quantile } from './order.js';
 import { seededRandom } from './random.js';
 import { type Interval, requireCount, wilson } from './rates.js';
 
@@ -182,15 +183,6 @@ function mean(values: Float64Array): number {
   let sum = 0;
   for (const value of values) sum += value;
   return sum / values.length;
-}
-
-/** Type-7 quantile of ascending values. */
-function quantile(sorted: Float64Array, p: number): number {
-  const at = (sorted.length - 1) * p;
-  const below = Math.floor(at);
-  const low = sorted[below]!;
-  const high = sorted[Math.min(below + 1, sorted.length - 1)]!;
-  return low + (high - low) * (at - below);
 }
 
 function requireSameLength(caller: string, before: readonly unknown[], after: readonly unknown[]): void {

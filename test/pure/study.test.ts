@@ -13,8 +13,6 @@ import { parseStudy, readStudy, withPathsFrom } from '../../lib/experiments/stud
 import { studyJsonSchema, undescribed } from '../../lib/experiments/study-schema.js';
 import { summaryJsonSchema } from '../../lib/experiments/summary-schema.js';
 import { pack, unpack } from '../../lib/run/packed.js';
-import { bootstrapColumns } from '../../lib/stats/columns.js';
-import { pairedBootstrap } from '../../lib/stats/paired.js';
 import type { TrialResult } from '../../lib/types.js';
 import { fakePrompt } from './fake-engine.js';
 
@@ -162,23 +160,6 @@ test('packed numbers come back within half a step, and refuse what they cannot h
   expect(() => pack([0.1, -0.1], [2], 8)).toThrow(/from 0 to 0.1, got -0.1 at 1/);
   expect(() => pack([0.1], [2], 8)).toThrow(/holds 2, got 1/);
   expect(() => unpack({ ...pack([0.1, 0.2], [2], 8), shape: [3] })).toThrow(/expected 3 bytes, got 2/);
-});
-
-test('intervals of many columns are those of each column bootstrapped alone', () => {
-  const rows = Array.from({ length: 40 }, (_, i) => Float64Array.of(Math.sin(i), 0.5 * Math.cos(3 * i), 0.25));
-  const { mean, low, high } = bootstrapColumns(rows, { seed: 3, resamples: 4000 });
-  [0, 1, 2].forEach((c) => {
-    const own = rows.map((row) => row[c]!);
-    const alone = pairedBootstrap(
-      own.map(() => 0),
-      own,
-      { seed: 3, resamples: 4000 },
-    );
-    expect(mean[c]).toBeCloseTo(alone.difference, 12);
-    expect(low[c]).toBeCloseTo(alone.low, 9);
-    expect(high[c]).toBeCloseTo(alone.high, 9);
-  });
-  expect(() => bootstrapColumns([], { seed: 1 })).toThrow(/at least one row/);
 });
 
 describe('small parts', () => {
