@@ -14,6 +14,7 @@ import { inspectCommand } from './inspect.js';
 import { localizeCommand } from './localize.js';
 import { mergeCommand } from './merge.js';
 import { planCommand } from './plan.js';
+import { regradeCommand } from './regrade.js';
 import { reportCommand } from './report.js';
 import { studyCommand } from './study.js';
 import { transferCommand } from './transfer.js';
@@ -32,6 +33,7 @@ const commands: readonly (() => Command)[] = [
   describeCommand,
   studyCommand,
   reportCommand,
+  regradeCommand,
   inspectCommand,
   doctorCommand,
 ];

@@ -64,6 +64,7 @@ export function gradeRow(row: LedgerRow | undefined, gold: string, rule: MatchRu
   if (row?.kind !== 'trial') return { outcome: 'failed', answer: null, row: undefined };
   if (row.truncated) return { outcome: 'truncated', answer: null, row };
   const answer = extract(row.text, { rule })?.answer ?? null;
+  if (row.judged !== undefined) return { outcome: row.judged, answer, row };
   const verdict = match(answer, gold, rule);
   return { outcome: verdict === 'undecided' ? 'failed' : verdict, answer, row };
 }

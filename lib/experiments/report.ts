@@ -9,6 +9,7 @@ import { renderHtml } from '../report/html.js';
 import { renderMarkdown } from '../report/markdown.js';
 import { attendFindings, attendSection } from './report-attend.js';
 import { freezeFindings, freezeSection } from './report-freeze.js';
+import { gradingSection } from './report-grading.js';
 import { column, prose, tableBlock } from './report-parts.js';
 import { reasoningFindings, reasoningSection } from './report-reasoning.js';
 import { referenceFindings, referenceSection } from './report-reference.js';
@@ -33,8 +34,18 @@ export function findings(summary: Summary): Answer[] {
 }
 
 export function reportDocument(summary: Summary, options: { readonly generated: string }): ReportDocument {
-  const { localizeVision, localizeReasoning, attend, characterize, transfer, freeze, reference, study, models } =
-    summary;
+  const {
+    localizeVision,
+    localizeReasoning,
+    attend,
+    characterize,
+    transfer,
+    freeze,
+    reference,
+    grading,
+    study,
+    models,
+  } = summary;
   const sections: Section[] = [
     ...(localizeVision ? [visionSection(localizeVision, summary)] : []),
     ...(localizeReasoning ? [reasoningSection(localizeReasoning, summary)] : []),
@@ -43,6 +54,7 @@ export function reportDocument(summary: Summary, options: { readonly generated: 
     ...(transfer ? [transferSection(transfer)] : []),
     ...(freeze ? [freezeSection(freeze)] : []),
     ...(reference ? [referenceSection(reference, summary)] : []),
+    ...(grading.cells.length > 0 ? [gradingSection(grading)] : []),
     runSection(summary),
   ];
   return {

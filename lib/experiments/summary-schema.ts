@@ -539,6 +539,43 @@ const history = z.discriminatedUnion('kind', [
   }),
 ]);
 
+const grading = z.strictObject({
+  replaced: z.array(z.string()),
+  cells: z.array(
+    z.strictObject({
+      experiment: z.string(),
+      task: z.string(),
+      rule: z.string(),
+      n: count,
+      correct: count,
+      wrong: count,
+      unparsed: count,
+      undecided: count,
+      how: z.array(z.strictObject({ source: z.string(), count })),
+    }),
+  ),
+  judge: z
+    .strictObject({
+      model: z.string(),
+      url: z.string(),
+      decides: z.boolean(),
+      agreement: rate,
+      kappa: z.number().nullable(),
+      onlyRules: count,
+      onlyJudge: count,
+      disagreements: z.array(
+        z.strictObject({
+          label: z.string(),
+          gold: z.string(),
+          answer: z.string().nullable(),
+          verdict: z.enum(['correct', 'wrong', 'unparsed', 'undecided']),
+          judge: z.enum(['correct', 'wrong', 'failed']).nullable(),
+        }),
+      ),
+    })
+    .nullable(),
+});
+
 /** What summary.json holds: the summary, and the sentences of the report's opening. */
 export interface SummaryFile extends Summary {
   readonly findings: readonly Answer[];
@@ -584,6 +621,7 @@ export const summarySchema: z.ZodType<SummaryFile> = z.strictObject({
       errors: z.array(z.strictObject({ message: z.string(), count })),
     }),
   ),
+  grading,
   localizeVision: vision.nullable(),
   localizeReasoning: reasoning.nullable(),
   attend: attend.nullable(),

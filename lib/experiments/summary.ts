@@ -15,6 +15,7 @@ import { picturesExperiment } from './attend-pictures.js';
 import { characterizeExperiment } from './characterize.js';
 import { analyzeCharacterize, type CharacterizeResult } from './characterize-analyze.js';
 import { analyzeFreeze, type FreezeResult, freezeCheckExperiment, freezeExperiment } from './freeze.js';
+import { applyGrading, type GradingResult, readGrading, summarizeGrading, verdictsOf } from './grading.js';
 import { analyzeLocalizeReasoning, type LocalizeReasoningResult, reasoningExperiment } from './localize-reasoning.js';
 import { visionExperiment } from './localize-vision.js';
 import { analyzeLocalizeVision, type LocalizeVisionResult } from './localize-vision-analyze.js';
@@ -60,6 +61,7 @@ export interface Summary {
   /** When work on the run began and ended, with what, and on which machines. */
   readonly history: readonly HistoryRow[];
   readonly progress: readonly ExperimentProgress[];
+  readonly grading: GradingResult;
   readonly localizeVision: LocalizeVisionResult | null;
   readonly localizeReasoning: LocalizeReasoningResult | null;
   readonly attend: AttendResult | null;
@@ -87,7 +89,9 @@ export function summarize(dir: string): Summary {
   const study = record.definition as unknown as Study;
   const facts = record.facts as unknown as Facts;
   const { seed } = study;
-  const of = (experiment: string): Observation[] => observations(run, experiment);
+  const grading = readGrading(dir);
+  const graded = applyGrading(dir, grading);
+  const of = (experiment: string): Observation[] => graded(observations(run, experiment));
   const when = <T>(experiment: string, analyze: (rows: Observation[]) => T): T | null => {
     const rows = of(experiment);
     return rows.length === 0 ? null : analyze(rows);
@@ -121,6 +125,7 @@ export function summarize(dir: string): Summary {
     data: record.data,
     history: readHistory(dir),
     progress: progressOf(run),
+    grading: summarizeGrading(verdictsOf(dir, observedByExperiment(run), grading), grading),
     localizeVision,
     localizeReasoning: when(reasoningExperiment, (rows) => analyzeLocalizeReasoning(rows)),
     attend: attend
@@ -152,6 +157,12 @@ export function summarize(dir: string): Summary {
         })
       : null,
   };
+}
+
+/** All plan rows with their results, by experiment. */
+export function observedByExperiment(run: MergedRun): { experiment: string; observed: Observation[] }[] {
+  const experiments = [...new Set(run.plan.map(({ experiment }) => experiment))];
+  return experiments.map((experiment) => ({ experiment, observed: observations(run, experiment) }));
 }
 
 function progressOf(run: MergedRun): ExperimentProgress[] {

@@ -19,6 +19,8 @@ export interface TrialRow {
   readonly score?: { readonly logprobs: readonly number[]; readonly kl?: number };
   /** Captures, reduced to small numbers by the plan's reducer. */
   readonly reduced?: Json;
+  /** A judge's verdict, laid over the row when a run is read (grading.json says so); never in the ledger. */
+  readonly judged?: 'correct' | 'wrong' | 'failed';
 }
 
 /** A measurement that needs no run of a model, such as one tensor's delta. */

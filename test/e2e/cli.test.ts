@@ -77,6 +77,7 @@ test('every command has a description, --json, and help on its options', () => {
     'describe',
     'study',
     'report',
+    'regrade',
     'inspect',
     'doctor',
   ];
