@@ -108,6 +108,8 @@ export const kernels = [
   ['embed', 'token embedding', dense('embed')],
   ['logits', 'log-softmax, argmax, sampling', dense('logits')],
   ['gemm_mma', 'matrix product without cuBLASLt', dense('gemm', '2048 × 4608 × 3584'), 'gemm'],
+  // No stage of check.sh runs it yet.
+  ['weight_delta', 'statistics of two or three versions of a resident weight', () => undefined],
 ];
 
 /** Reports of real cards, newest last. A dry run is none. */

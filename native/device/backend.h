@@ -10,10 +10,11 @@
 
 #include "ops/gpu/attn_types.h"
 #include "ops/gpu/dense_types.h"
+#include "ops/gpu/weights_types.h"
 
 namespace galvani::gpu {
 
-inline constexpr uint32_t kBackendAbi = 1;
+inline constexpr uint32_t kBackendAbi = 2;
 
 struct DeviceInfo {
   char name[128];
@@ -67,6 +68,9 @@ struct Backend {
   int (*logits)(const LogitsParams*, void* stream);
   int (*gemm)(const GemmParams*, void* stream);      // the fastest there is
   int (*gemm_own)(const GemmParams*, void* stream);  // our own kernel, whatever else there is
+
+  // Comparing weights (weights_types.h).
+  int (*weight_delta)(const WeightDeltaParams*, void* stream);
 };
 
 // The one symbol of the shared object. Null when it cannot serve this ABI.

@@ -30,6 +30,7 @@ GALVANI_ENTRY(swiglu, SwigluParams)
 GALVANI_ENTRY(embed, EmbedParams)
 GALVANI_ENTRY(logits, LogitsParams)
 GALVANI_ENTRY(gemm_mma, GemmParams)
+GALVANI_ENTRY(weight_delta, WeightDeltaParams)
 #undef GALVANI_ENTRY
 
 // Fills the part of the table that every back end has; `gemm` is the fastest it offers.
@@ -50,6 +51,7 @@ void add_kernels(Backend& table, int (*gemm)(const GemmParams*, void*)) {
   table.logits = logits_entry;
   table.gemm = gemm;
   table.gemm_own = gemm_mma_entry;
+  table.weight_delta = weight_delta_entry;
 }
 
 }  // namespace

@@ -34,6 +34,8 @@ const budgets: Readonly<Record<string, number>> = {
   logits_kernel: 72,
   gemm_large_kernel: 128, // 256 threads, two blocks
   gemm_narrow_kernel: 80,
+  weight_delta_kernel: 128, // 256 threads, two blocks
+  weight_delta_finish_kernel: 64,
 };
 
 const flags = ['-fatbin', '-std=c++20', '-O3', '--expt-relaxed-constexpr', '-Inative', '-Xptxas', '-v'];

@@ -161,7 +161,10 @@ describe.skipIf(!hasCmake())('a toolkit that is missing or broken costs one line
 });
 
 describe.skipIf(!hasCmake())('the emulated back end', () => {
-  beforeAll(() => buildNativeTests(['emulated_test', 'dense_test', 'cublaslt_test', 'galvani_emulated']), 600_000);
+  beforeAll(
+    () => buildNativeTests(['emulated_test', 'dense_test', 'weights_test', 'cublaslt_test', 'galvani_emulated']),
+    600_000,
+  );
 
   test('poison, guard zones and ranges', () => {
     const { passed, failed, output } = runNativeTest('emulated_test');
@@ -173,6 +176,12 @@ describe.skipIf(!hasCmake())('the emulated back end', () => {
     const { passed, failed, output } = runNativeTest('dense_test');
     expect(failed, output).toBe(0);
     expect(passed).toBeGreaterThan(1500);
+  });
+
+  test('weight statistics of resident tensors, under several schedules, against the CPU', () => {
+    const { passed, failed, output } = runNativeTest('weights_test');
+    expect(failed, output).toBe(0);
+    expect(passed).toBeGreaterThan(4000);
   });
 
   test('cuBLASLt: what it is or why it is not used', () => {

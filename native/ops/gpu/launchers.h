@@ -4,6 +4,7 @@
 #pragma once
 #include "ops/gpu/attn_types.h"
 #include "ops/gpu/dense_types.h"
+#include "ops/gpu/weights_types.h"
 
 namespace galvani::gpu {
 
@@ -22,6 +23,7 @@ int swiglu_launch(const SwigluParams& p, void* stream);
 int embed_launch(const EmbedParams& p, void* stream);
 int logits_launch(const LogitsParams& p, void* stream);
 int gemm_mma_launch(const GemmParams& p, void* stream);
+int weight_delta_launch(const WeightDeltaParams& p, void* stream);
 
 // Which instantiation a launch needs. Without statistics there are no masses, entropies and run maxima.
 inline bool wants_statistics(const AttnParams& p) { return p.mass || p.entropy || p.run_max || p.part_segment; }
