@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEADERS = [
     "native/ops/gpu/attn_types.h",
     "native/ops/gpu/dense_types.h",
+    "native/ops/gpu/weights_types.h",
     "native/device/backend.h",
     "native/device/attn_plan.h",
     "bench/gpu/plan_abi.h",
@@ -42,11 +43,13 @@ class Abi:
 
     def __init__(self, headers=HEADERS, root=ROOT):
         self.root, self.headers = Path(root), list(headers)
-        self.structs, self.constants = {}, {}
+        self.structs, self.constants, self.enums = {}, {}, {}
         for header in self.headers:
             text = re.sub(r"//[^\n]*", "", (self.root / header).read_text())
             for name, value in re.findall(r"inline constexpr \w+ (k\w+) = (\d+);", text):
                 self.constants[name] = int(value)
+            for name, kind in re.findall(r"^enum class (\w+) : (\w+) \{", text, re.M):
+                self.enums[name] = SCALARS[kind]
             for name, body in re.findall(r"^struct (\w+) \{(.*?)^\};", text, re.S | re.M):
                 if "std::" in body:
                     continue  # C++ only: nothing crosses the border in it
@@ -76,6 +79,8 @@ class Abi:
             return ctypes.c_char_p if base == "char" else ctypes.c_void_p
         if base in SCALARS:
             return SCALARS[base]
+        if base in self.enums:
+            return self.enums[base]
         if base in self.structs:
             return self.structs[base]
         raise ValueError(f"unknown type '{base}'")

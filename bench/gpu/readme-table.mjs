@@ -25,7 +25,7 @@ function correctness(report, kernel, op) {
         ran++;
         if (!scene.ok) failed++;
       }
-  for (const row of rowsOf(report, 'dense'))
+  for (const row of [...rowsOf(report, 'dense'), ...rowsOf(report, 'weights')])
     if (row.op === op && row.errors?.ours !== undefined) {
       ran++;
       if (row.agrees !== true) failed++;
@@ -71,6 +71,12 @@ function decode(report) {
   return copy && rate ? `${Math.round((100 * rate) / copy)} % of copy bandwidth (28 × 16k)` : undefined;
 }
 
+function statistics(report) {
+  const copy = rowsOf(report, 'ceilings').find((r) => r.what === 'copy')?.tb_per_s;
+  const rate = rowsOf(report, 'weights').find((r) => r.what.startsWith('2 ×'))?.sides?.ours?.tb_per_s;
+  return copy && rate ? `${Math.round((100 * rate) / copy)} % of copy bandwidth (2 bf16 versions)` : undefined;
+}
+
 function beside(report, stage, wanted, ours, peer, name) {
   const row = rowsOf(report, stage).find((r) => Object.entries(wanted).every(([k, v]) => r[k] === v));
   const [a, b] = [time(row, ours), time(row, peer)];
@@ -108,8 +114,7 @@ export const kernels = [
   ['embed', 'token embedding', dense('embed')],
   ['logits', 'log-softmax, argmax, sampling', dense('logits')],
   ['gemm_mma', 'matrix product without cuBLASLt', dense('gemm', '2048 × 4608 × 3584'), 'gemm'],
-  // No stage of check.sh runs it yet.
-  ['weight_delta', 'statistics of two or three versions of a resident weight', () => undefined],
+  ['weight_delta', 'statistics of two or three versions of a resident weight', statistics],
 ];
 
 /** Reports of real cards, newest last. A dry run is none. */

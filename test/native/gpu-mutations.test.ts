@@ -1,4 +1,4 @@
-/** Every planted mistake of test/support/mutants.ts is caught by gpu_check in emulation. */
+/** Every planted mistake of test/support/mutants.ts is caught in emulation by gpu_check or the kernel's own test. */
 import { spawn } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -69,12 +69,15 @@ async function build(mutant: Mutant | null, name: string): Promise<string> {
 }
 
 const check = (library: string, mutant: Mutant, schedule: number): Promise<Ran> =>
-  run(`${nativeFolder}/gpu_check`, ['--backend', library, ...mutant.check], schedule);
+  mutant.check === 'weights_test'
+    ? run(`${nativeFolder}/weights_test`, [library], schedule)
+    : run(`${nativeFolder}/gpu_check`, ['--backend', library, ...mutant.check], schedule);
+const checkText = ({ check: how }: Mutant): string => (typeof how === 'string' ? how : how.join(' '));
 
 if (!hasCmake()) console.warn('mutation tests of the GPU kernels skipped: cmake is not installed');
 
 describe.skipIf(!hasCmake())('mistakes planted in the GPU kernels', () => {
-  beforeAll(() => buildNativeTests(['galvani_emulated_parts', 'gpu_check']), 600_000);
+  beforeAll(() => buildNativeTests(['galvani_emulated_parts', 'gpu_check', 'weights_test']), 600_000);
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
   it('there are at least ten, no two alike', () => {
@@ -88,11 +91,11 @@ describe.skipIf(!hasCmake())('mistakes planted in the GPU kernels', () => {
     const seen = new Set<string>();
     for (const mutant of mutants)
       for (const schedule of mutant.schedules) {
-        const key = `${schedule} ${mutant.check.join(' ')}`;
+        const key = `${schedule} ${checkText(mutant)}`;
         if (seen.has(key)) continue;
         seen.add(key);
         const { code, output } = await check(library, mutant, schedule);
-        expect(code, `${mutant.check.join(' ')} under schedule ${schedule}:\n${output}`).toBe(0);
+        expect(code, `${checkText(mutant)} under schedule ${schedule}:\n${output}`).toBe(0);
       }
   }, 600_000);
 

@@ -10,8 +10,8 @@ export interface Mutant {
   readonly compile?: string;
   readonly find: string;
   readonly put: string;
-  /** Arguments of gpu_check that meet the mistake. */
-  readonly check: readonly string[];
+  /** What looks for the mistake: gpu_check with these arguments, or the kernel's own test on the mutated back end. */
+  readonly check: readonly string[] | 'weights_test';
   /** Under which schedules of the emulator (0: in order) it is looked for, one after the other. */
   readonly schedules: readonly number[];
 }
@@ -183,6 +183,54 @@ export const mutants: readonly Mutant[] = [
     find: 'parity = (step / kStages & 1) ^ 1;',
     put: 'parity = step / kStages & 1;',
     check: wgmma,
+    schedules: inOrder,
+  },
+  {
+    name: 'weight_delta: the last, partly filled row of eight left out',
+    file: 'weight_delta.cu',
+    find: 'if (left <= 0) break;',
+    put: 'if (left < 8) break;',
+    check: 'weights_test',
+    schedules: inOrder,
+  },
+  {
+    name: 'weight_delta: warps read their sums before all have written them',
+    file: 'weight_delta.cu',
+    find: '  dev::sync();\n\n  const int t = dev::tid();',
+    put: '  const int t = dev::tid();',
+    check: 'weights_test',
+    schedules: inOrder,
+  },
+  {
+    name: 'weight_delta: the ulp of a subnormal weight taken from its own exponent',
+    file: 'weight_delta.cu',
+    find: 'exponent = exponent > 1 ? exponent : 1;',
+    put: '',
+    check: 'weights_test',
+    schedules: inOrder,
+  },
+  {
+    name: 'weight_delta: entries that are not finite counted as unchanged',
+    file: 'weight_delta.cu',
+    find: 'share.identical[s] += counts && before',
+    put: 'share.identical[s] += before',
+    check: 'weights_test',
+    schedules: inOrder,
+  },
+  {
+    name: 'weight_delta: the sign of a float8 weight lost',
+    file: 'weight_delta.cu',
+    find: 'return as_float(scaled | (bits & 0x80u) << 24);',
+    put: 'return as_float(scaled);',
+    check: 'weights_test',
+    schedules: inOrder,
+  },
+  {
+    name: 'weight_delta: the totals of the last block left out',
+    file: 'weight_delta.cu',
+    find: 'for (int64_t b = 0; b < blocks; ++b) sum += first[b * kStride + t];',
+    put: 'for (int64_t b = 0; b + 1 < blocks; ++b) sum += first[b * kStride + t];',
+    check: 'weights_test',
     schedules: inOrder,
   },
 ];

@@ -11,17 +11,19 @@ inline constexpr int kDeltaUlpBins = 16;
 
 // What one block found and, added up, what the tensor has: DeltaSums (ops/reduce.h) without rows and columns. The
 // meaning of every number is given there.
+struct DeltaStepCounts {
+  int64_t identical, zero, ulps[kDeltaUlpBins];
+};
 struct DeltaCounts {
   int64_t non_finite, same_sign, opposite_sign;
-  struct {
-    int64_t identical, zero, ulps[kDeltaUlpBins];
-  } steps[2];
+  DeltaStepCounts steps[2];
+};
+struct DeltaStepSums {
+  double sum, square, cube, fourth;
 };
 struct DeltaTotals {
   double weight_square[3], dot;
-  struct {
-    double sum, square, cube, fourth;
-  } steps[2];
+  DeltaStepSums steps[2];
   double max_abs[2];
   DeltaCounts counts;
 };
@@ -29,7 +31,7 @@ inline constexpr int kDeltaDoubles = 12;  // those that are sums; max_abs follow
 inline constexpr int kDeltaIntegers = sizeof(DeltaCounts) / sizeof(int64_t);
 
 // Elements of one block: of nothing else, so that the sums' order and bits are the same on every device.
-inline constexpr int64_t kDeltaChunk = 32 * 1024;
+inline constexpr int64_t kDeltaChunk = 32768;
 
 // Two or three versions of a tensor, seen as one row. Accumulation float64: 32 lanes of a warp, then warps, then blocks
 // in order. Every summand is exact in float64, as on the CPU, whose sums differ by their order only.

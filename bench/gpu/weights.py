@@ -1,0 +1,119 @@
+"""Comparing resident weights: every statistic of two and three bf16 versions of the largest matrix of a 7B model, beside
+torch's own reductions (norms, dot, maximum alone), and as a share of the measured copy bandwidth."""
+
+import torch
+
+from stage import Stage, relative_error
+from timing import sets_needed
+
+stage = Stage("weights")
+backend, dry, device = stage.backend, stage.dry, stage.device
+ROWS, COLUMNS = (60, 1021) if dry else (3584, 18944)
+BF16 = 2  # WeightType::kBF16
+DOUBLES = ["w0", "w1", "w2", "dot", "sum", "square", "cube", "fourth", "sum 2", "square 2", "cube 2", "fourth 2"]
+# Summands are exact in float64: what is left is the order of n additions, far below this.
+TOLERANCE = 1e-11
+
+
+def versions(count):
+    """Weights, and after each step the same with a tenth of the entries moved by about one bf16 step."""
+    out = [(0.02 * torch.randn(ROWS, COLUMNS, device=device)).bfloat16()]
+    for _ in range(count - 1):
+        moved = torch.rand(ROWS, COLUMNS, device=device) < 0.1
+        out.append(torch.where(moved, (out[-1].float() * (1 + 0.008 * torch.randn(ROWS, COLUMNS, device=device))).bfloat16(),
+                               out[-1]))
+    return out
+
+
+def exact(w):
+    """What the kernel finds, in float64 by torch: sums (a sum that may cancel as a share of √(n Σ²)), maxima, counts."""
+    deltas = [(b.float() - a.float()) for a, b in zip(w, w[1:])]
+    sums = [x.double().square().sum() for x in w] + [torch.zeros((), device=device, dtype=torch.float64)] * (3 - len(w))
+    sums.append((deltas[0].double() * deltas[-1].double()).sum() if len(w) == 3 else torch.zeros_like(sums[0]))
+    maxima, counts = [], []
+    for delta in deltas:
+        d = delta.double()
+        sums += [d.sum(), d.square().sum(), (d.square() * d).sum(), d.square().square().sum()]
+        maxima.append(delta.abs().max().double())
+        counts += [(delta == 0).sum().double()]
+    return sums, maxima, counts
+
+
+def found(totals, count):
+    """The same of our DeltaTotals: 12 sums, 2 maxima, then integers."""
+    wide = totals.view(torch.float64)
+    integers = totals.view(torch.int64)[14:]
+    zeros = [integers[3 + 18 * step + 1].double() for step in range(count - 1)]
+    return list(wide[: 4 + 4 * (count - 1)]), list(wide[12 : 12 + count - 1]), zeros
+
+
+def parts(sums, maxima, counts, elements):
+    scaled = []
+    for i, value in enumerate(sums):
+        name = DOUBLES[i]
+        if name == "dot":
+            scale = (sums[5] * sums[9]).sqrt() if len(sums) > 9 else torch.ones_like(value)
+        elif name.startswith("sum"):
+            scale = (elements * sums[i + 1]).sqrt()
+        elif name.startswith("cube"):
+            scale = (sums[i - 1] * sums[i + 1]).sqrt()
+        else:
+            scale = torch.ones_like(value)
+        scaled.append((value / scale, name.split()[0] in ("dot", "sum", "cube")))
+    return scaled, maxima, counts
+
+
+def error(got, want, elements):
+    """Largest of the relative errors; sums that may cancel are already shares, so theirs are absolute."""
+    (a, maxima_a, counts_a), (b, maxima_b, counts_b) = parts(*got, elements), parts(*want, elements)
+    errors = [float((x - y).abs()) if absolute else relative_error(x, y) for (x, absolute), (y, _) in zip(a, b)]
+    same = all(bool(x == y) for x, y in zip([*maxima_a, *counts_a], [*maxima_b, *counts_b]))
+    return max(errors) if same else float("inf")
+
+
+def torch_some(w):
+    """Less than ours finds: squared norms, dot, largest change. In float32, which is what people write."""
+    deltas = [b.float() - a.float() for a, b in zip(w, w[1:])]
+    out = [x.float().square().sum() for x in w] + [d.square().sum() for d in deltas] + [d.abs().max() for d in deltas]
+    return out + ([(deltas[0] * deltas[1]).sum()] if len(w) == 3 else [])
+
+
+def bench(count):
+    what = f"{count} × {ROWS} × {COLUMNS} bf16"
+    if not stage.enough_time(what):
+        return
+    elements, bytes_moved = ROWS * COLUMNS, 2 * count * ROWS * COLUMNS
+    blocks = -(-elements // backend.constants["kDeltaChunk"])
+    size = 8 * (12 + 2 + 3 + 2 * 18)
+    fused = torch_some if dry else torch.compile(torch_some, dynamic=False)
+    calls, first = {"ours": [], "torch eager": [], "torch compiled": []}, None
+    for _ in range(sets_needed(bytes_moved, stage.info["l2_bytes"], most=4)):
+        w = versions(count)
+        partial = torch.empty(blocks * size, dtype=torch.uint8, device=device)
+        totals = torch.full((size,), 255, dtype=torch.uint8, device=device)
+        params = backend.params("WeightDeltaParams", count=count, elements=elements, partial=partial, totals=totals)
+        params.versions = tuple(x.data_ptr() for x in w) + (None,) * (3 - count)
+        params.types = (BF16,) * 3
+        params.weights_alive = w
+        first = first or (w, totals)
+        calls["ours"].append(lambda p=params: backend.call("weight_delta", p))
+        calls["torch eager"].append(lambda w=w: torch_some(w))
+        calls["torch compiled"].append(lambda w=w: fused(w))
+    row = dict(op="weight_delta", what=what, bytes=bytes_moved, errors={}, agrees=True)
+    calls["ours"][0]()
+    backend.synchronize()
+    w, totals = first
+    row["errors"]["ours"] = error(found(totals, count), exact(w), elements)
+    if not row["errors"]["ours"] <= TOLERANCE:
+        row["agrees"] = False
+        del calls["ours"]
+    row["sides"], row["clocks"] = stage.time(calls)
+    for side in row["sides"].values():
+        if "us" in side:
+            side["tb_per_s"] = round(bytes_moved / side["us"] * 1e-6, 3)
+    stage.add(row)
+
+
+bench(2)
+bench(3)
+stage.finish()
