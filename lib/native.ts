@@ -159,6 +159,8 @@ export interface CompareOptions {
   readonly top?: number;
   readonly method?: SpectrumMethod;
   readonly threads?: number;
+  /** Where sums and Gram matrices are computed; 'cuda' copies every tensor to the device once. Default: 'cpu'. */
+  readonly device?: 'cpu' | 'cuda';
 }
 
 /** A tensor of one of writeMerged's checkpoints, perhaps with a low-rank adapter applied. */

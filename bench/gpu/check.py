@@ -314,7 +314,7 @@ STAGES = [
     ("decode", 40, bench),
     ("readouts", 30, bench),
     ("dense", 60, bench),
-    ("weights", 30, bench),
+    ("weights", 40, bench),
     ("sanitizer", 80, sanitizer),
     ("profile", 40, profile),
 ]

@@ -91,6 +91,7 @@ const dense = (op, what) => (report) =>
     op === 'gemm' ? 'torch' : op === 'embed' ? 'torch' : 'torch compiled',
     op === 'gemm' || op === 'embed' ? 'torch' : 'torch.compile',
   );
+const resident = (op, peer, name) => (report) => beside(report, 'weights', { op }, 'ours', peer, name);
 
 /** One row per kernel: its name, what it does, its speed from a report. */
 export const kernels = [
@@ -115,6 +116,14 @@ export const kernels = [
   ['logits', 'log-softmax, argmax, sampling', dense('logits')],
   ['gemm_mma', 'matrix product without cuBLASLt', dense('gemm', '2048 × 4608 × 3584'), 'gemm'],
   ['weight_delta', 'statistics of two or three versions of a resident weight', statistics],
+  ['weight_mass', 'squares of an update by row and column', resident('weight_mass', 'torch eager', 'torch')],
+  [
+    'weight_gram',
+    'Gram matrix of an update, float64 tensor cores',
+    resident('weight_gram', 'torch float64, whole', 'torch in float64'),
+  ],
+  ['weight_dots', 'inner products of weights', resident('weight_dots', 'torch eager', 'torch')],
+  ['weight_sum', 'weighted sum of weights', resident('weight_sum', 'torch compiled', 'torch.compile')],
 ];
 
 /** Reports of real cards, newest last. A dry run is none. */

@@ -67,9 +67,12 @@ def aims(report):
         row = find(decode, prefix=prefix, batch=28)
         out.append((f"28 variants: shared prefix ÷ unshared, {prefix}", 10.0, False,
                     ratio(us(row, "ours"), us(row, "ours, shared prefix"))))
-    for row in rows_of(report, "weights"):
+    weights = rows_of(report, "weights")
+    for row in (r for r in weights if r.get("op") == "weight_delta"):
         rate = row.get("sides", {}).get("ours", {}).get("tb_per_s")
         out.append((f"weight statistics ÷ copy bandwidth, {row['what']}", 0.9, False, ratio(rate, copy)))
+    row = find(weights, op="weight_gram")
+    out.append(("weight Gram ÷ torch in float64", 1.0, False, ratio(us(row, "torch float64, whole"), us(row, "ours"))))
     return out
 
 
@@ -131,8 +134,9 @@ def render(report):
     weights = [r for r in rows_of(report, "weights") if r.get("sides")]
     if weights:
         sides = list(dict.fromkeys(s for r in weights for s in r["sides"]))
-        parts.append("\nstatistics of resident weights (µs; torch: norms, dot and maximum alone)\n" + grid(["", *sides, "TB/s"], [
-            [r["what"], *(us(r, s) for s in sides), r["sides"].get("ours", {}).get("tb_per_s")] for r in weights]))
+        parts.append("\nresident weights (µs; weight_delta: torch does norms, dot and maximum alone)\n" + grid(["", *sides, "TB/s"], [
+            [f"{r['op']} {r['what']}", *(us(r, s) for s in sides), r["sides"].get("ours", {}).get("tb_per_s")]
+            for r in weights]))
     ceilings = rows_of(report, "ceilings")
     copy, matmul = find(ceilings, what="copy"), max((r.get("tflop_per_s") or 0 for r in ceilings), default=0)
     if matmul:

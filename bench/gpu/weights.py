@@ -1,5 +1,6 @@
-"""Comparing resident weights: every statistic of two and three bf16 versions of the largest matrix of a 7B model, beside
-torch's own reductions (norms, dot, maximum alone), and as a share of the measured copy bandwidth."""
+"""Resident weights, on the largest matrix of a 7B model in bf16: every statistic of two and three versions beside torch's
+own reductions (norms, dot, maximum alone) and as a share of the measured copy bandwidth; row and column masses; the Gram
+matrix of the update beside cuBLAS in float64; inner products and weighted sums beside torch."""
 
 import torch
 
@@ -114,6 +115,84 @@ def bench(count):
     stage.add(row)
 
 
+TYPE = dict(after_type=BF16, before_type=BF16)
+
+
+def timed(op, what, bytes_moved, ours, ours_out, want, others, tolerance, **more):
+    """One row: ours is checked against `want` in float64 before anything is timed."""
+    if not stage.enough_time(what):
+        return
+    ours()
+    backend.synchronize()
+    row = dict(op=op, what=what, bytes=bytes_moved, errors=dict(ours=relative_error(ours_out().double(), want.double())), **more)
+    row["agrees"] = bool(row["errors"]["ours"] <= tolerance)
+    calls = dict(ours=[ours] if row["agrees"] else [], **{name: [call] for name, call in others.items()})
+    row["sides"], row["clocks"] = stage.time({name: list_ for name, list_ in calls.items() if list_})
+    for side in row["sides"].values():
+        if "us" in side:
+            side["tb_per_s"] = round(bytes_moved / side["us"] * 1e-6, 3)
+            if "flop" in more:
+                side["tflop_per_s"] = round(more["flop"] / side["us"] * 1e-6, 2)
+    stage.add(row)
+
+
+def gram():
+    before, after = versions(2)
+    k = min(ROWS, COLUMNS)
+    out = torch.zeros(k, k, dtype=torch.float64, device=device)
+    p = backend.params("WeightGramParams", before=before, after=after, rows=ROWS, columns=COLUMNS, gram=out, **TYPE)
+    delta = (after.float() - before.float()).double()
+    timed("weight_gram", f"{ROWS} × {COLUMNS}", 4 * ROWS * COLUMNS, lambda: backend.call("weight_gram", p), lambda: out,
+          torch.triu(delta @ delta.T), {"torch float64, whole": lambda: delta @ delta.T}, 1e-11,
+          flop=k * (k + 1) * max(ROWS, COLUMNS))
+
+
+def mass():
+    w = versions(2)
+    bands = -(-ROWS // backend.constants["kMassBand"])
+    partial = torch.empty(bands, COLUMNS, dtype=torch.float64, device=device)
+    out = torch.zeros(ROWS + COLUMNS, dtype=torch.float64, device=device)
+    p = backend.params("WeightMassParams", count=2, step=0, rows=ROWS, columns=COLUMNS, partial=partial,
+                       row_squares=out[:ROWS], column_squares=out[ROWS:])
+    p.versions = tuple(x.data_ptr() for x in w) + (None,)
+    p.types = (BF16,) * 3
+    square = lambda: (w[1].float() - w[0].float()).square()
+    exactly = (w[1].float() - w[0].float()).double().square()
+
+    def torch_both():
+        d = square()
+        return d.sum(1), d.sum(0)
+
+    timed("weight_mass", f"{ROWS} × {COLUMNS}", 4 * ROWS * COLUMNS, lambda: backend.call("weight_mass", p), lambda: out,
+          torch.cat([exactly.sum(1), exactly.sum(0)]), {"torch eager": torch_both}, 1e-11)
+
+
+def mix():
+    w = versions(3)
+    elements = ROWS * COLUMNS
+    blocks = -(-elements // backend.constants["kDeltaChunk"])
+    partial = torch.empty(blocks, 6, dtype=torch.float64, device=device)
+    dots = torch.zeros(6, dtype=torch.float64, device=device)
+    p = backend.params("WeightDotsParams", count=3, elements=elements, partial=partial, dots=dots)
+    p.inputs = tuple(x.data_ptr() for x in w) + (None,) * 5
+    p.types = (BF16,) * 8
+    flat = [x.flatten().float() for x in w]
+    want = torch.stack([flat[i].double() @ flat[j].double() for i in range(3) for j in range(i, 3)])
+    timed("weight_dots", f"3 × {ROWS} × {COLUMNS}", 6 * elements, lambda: backend.call("weight_dots", p), lambda: dots, want,
+          {"torch eager": lambda: [w[i].flatten().float() @ w[j].flatten().float() for i in range(3) for j in range(i, 3)]}, 1e-11)
+    out = torch.zeros(ROWS, COLUMNS, dtype=torch.bfloat16, device=device)
+    factors = (0.3, 0.5, 0.2)
+    q = backend.params("WeightSumParams", count=3, elements=elements, out=out, out_type=BF16)
+    q.inputs, q.types, q.factors = p.inputs, p.types, factors + (0.0,) * 5
+    want = sum(f * x.double() for f, x in zip(factors, w)).float().bfloat16()
+    eager = lambda: sum(f * x.float() for f, x in zip(factors, w)).bfloat16()
+    timed("weight_sum", f"3 × {ROWS} × {COLUMNS}", 8 * elements, lambda: backend.call("weight_sum", q), lambda: out, want,
+          {"torch eager": eager, "torch compiled": eager if dry else torch.compile(eager)}, 0.0)
+
+
 bench(2)
 bench(3)
+mass()
+gram()
+mix()
 stage.finish()

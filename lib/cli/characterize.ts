@@ -15,6 +15,7 @@ interface CharacterizeOptions extends RunOptions {
   readonly control?: string;
   readonly spectra: boolean | 'all' | 'top';
   readonly subspace: number;
+  readonly device: 'cpu' | 'cuda';
   readonly cuts?: [number, number];
   readonly seed: number;
 }
@@ -31,6 +32,11 @@ export function characterizeCommand(): Command {
     )
     .option('--no-spectra', 'statistics only: every byte is read once')
     .option('--subspace <n>', 'dimension of the leading subspaces compared; 0: none', nonNegativeInteger, 8)
+    .addOption(
+      new Option('--device <where>', 'where sums and Gram matrices are computed; cuda has not run on hardware yet')
+        .choices(['cpu', 'cuda'])
+        .default('cpu'),
+    )
     .option('--cuts <mid,late>', 'first layers of mid and late (default: thirds)', cutPair)
     .option('--seed <n>', 'seed of the noise floor', nonNegativeInteger, 1)
     .addHelpText(
@@ -41,7 +47,7 @@ export function characterizeCommand(): Command {
     const all = nameFolders(options.control ? [...dirs, options.control] : dirs);
     const names = Object.keys(all);
     const models = names.slice(0, dirs.length);
-    const { cuts, seed, subspace } = options;
+    const { cuts, seed, subspace, device } = options;
     const spectra = options.spectra === 'all' ? true : options.spectra;
     const study = studyOf('characterize', {
       name: `Weights of ${models.join(', ')}`,
@@ -49,7 +55,7 @@ export function characterizeCommand(): Command {
       seed,
       ...defined({ cuts }),
       experiments: {
-        characterize: { models, spectra, subspace, ...(options.control ? { control: names.at(-1) } : {}) },
+        characterize: { models, spectra, subspace, device, ...(options.control ? { control: names.at(-1) } : {}) },
       },
     });
     await runAndReport(study, { ...options, defaultOut: 'runs/characterize' });

@@ -9,7 +9,7 @@ import { readLayout } from '../checkpoint/layout.js';
 import type { Measurement } from '../run/measurements.js';
 import type { Json, JsonObject } from '../run/rows.js';
 import { matchTensors } from '../weights/match.js';
-import { type Characterization, characterize } from '../weights.js';
+import { type Characterization, characterize, requireDevice } from '../weights.js';
 import { type PlacedTensor, type TensorRecord, tensorRecord } from './characterize-record.js';
 import type { CharacterizeStudy } from './study-file.js';
 
@@ -38,7 +38,7 @@ export function comparisonsOf({ models, control }: CharacterizeStudy): Compariso
 /**
  * One measurement per part of the network and comparison. All checkpoints are matched before any is read: what does not
  * fit is one error, not a failed row per layer.
- * @throws SHAPE_MISMATCH listing every difference; what reading the folders throws
+ * @throws SHAPE_MISMATCH listing every difference; UNSUPPORTED for a device that is not here; what reading the folders throws
  */
 export function characterizeMeasurements(
   dirs: Readonly<Record<string, string>>,
@@ -53,6 +53,7 @@ export function characterizeMeasurements(
     readonly within?: (share: number) => void;
   },
 ): Measurement[] {
+  requireDevice(study.device);
   const spectra = study.spectra !== false;
   const settings = {
     spectra,
@@ -60,6 +61,8 @@ export function characterizeMeasurements(
     subspace: spectra ? study.subspace : 0,
     mass: true,
     seed: options.seed,
+    // Part of what a measurement is: another device adds in another order.
+    ...(study.device === 'cuda' ? { device: study.device } : {}),
   };
   return comparisonsOf(study).flatMap((comparison) => {
     const naming = tensorNaming(

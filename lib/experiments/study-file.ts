@@ -56,6 +56,8 @@ export interface CharacterizeStudy {
   readonly spectra: boolean | 'top';
   /** Dimension of the leading singular subspaces that are compared; 0: none. */
   readonly subspace: number;
+  /** Where the sums and Gram matrices are computed. */
+  readonly device: 'cpu' | 'cuda';
 }
 
 export interface TransferStudy extends Draw {
@@ -234,6 +236,7 @@ export const studySchema: z.ZodType<Study> = z.strictObject({
         control: name.optional(),
         spectra: z.union([z.boolean(), z.literal('top')]).default(true),
         subspace: z.int().nonnegative().max(64).default(8),
+        device: z.enum(['cpu', 'cuda']).default('cpu'),
       })
       .optional(),
     transfer: z

@@ -88,6 +88,8 @@ const meanings: Readonly<Record<string, string>> = {
   'experiments.characterize.spectra':
     "Singular values, ranks and their rounding floor: true, false, or 'top' for the leading ones only.",
   'experiments.characterize.subspace': 'Dimension of the leading singular subspaces that are compared; 0: none.',
+  'experiments.characterize.device':
+    'Where sums and Gram matrices are computed; cuda copies every tensor there once. Never run on hardware yet.',
   'experiments.transfer': 'Blocks of RL layers grafted into IN and the other way round.',
   'experiments.transfer.in': 'The model before RL.',
   'experiments.transfer.rl': 'The model after RL.',

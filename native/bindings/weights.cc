@@ -7,6 +7,7 @@
 #include "bindings/addon.h"
 #include "bindings/convert.h"
 #include "bindings/task.h"
+#include "device/load.h"
 #include "weights/delta.h"
 
 namespace galvani {
@@ -154,6 +155,9 @@ Napi::Value compare_weights(const Napi::CallbackInfo& info) {
     options.subspace = fields.integer("subspace", 0);
     options.top = fields.integer("top", 50);
     options.method = to_method(fields.string("method", "auto"), fields.where("method"));
+    const std::string where = fields.string("device", "cpu");
+    if (where != "cpu" && where != "cuda") bad_argument(fields.where("device"), "'cpu' or 'cuda'");
+    if (where == "cuda") options.device = &gpu_backend();
     const int64_t threads = fields.integer("threads", 0);
     if (options.subspace < 0 || options.top < 1 || threads < 0 || threads > 1024)
       bad_argument("compareWeights: options", "non-negative sizes");

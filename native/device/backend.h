@@ -69,8 +69,12 @@ struct Backend {
   int (*gemm)(const GemmParams*, void* stream);      // the fastest there is
   int (*gemm_own)(const GemmParams*, void* stream);  // our own kernel, whatever else there is
 
-  // Comparing weights (weights_types.h).
+  // Comparing and merging weights (weights_types.h).
   int (*weight_delta)(const WeightDeltaParams*, void* stream);
+  int (*weight_mass)(const WeightMassParams*, void* stream);
+  int (*weight_gram)(const WeightGramParams*, void* stream);
+  int (*weight_dots)(const WeightDotsParams*, void* stream);
+  int (*weight_sum)(const WeightSumParams*, void* stream);
 };
 
 // The one symbol of the shared object. Null when it cannot serve this ABI.

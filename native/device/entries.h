@@ -31,6 +31,10 @@ GALVANI_ENTRY(embed, EmbedParams)
 GALVANI_ENTRY(logits, LogitsParams)
 GALVANI_ENTRY(gemm_mma, GemmParams)
 GALVANI_ENTRY(weight_delta, WeightDeltaParams)
+GALVANI_ENTRY(weight_mass, WeightMassParams)
+GALVANI_ENTRY(weight_gram, WeightGramParams)
+GALVANI_ENTRY(weight_dots, WeightDotsParams)
+GALVANI_ENTRY(weight_sum, WeightSumParams)
 #undef GALVANI_ENTRY
 
 // Fills the part of the table that every back end has; `gemm` is the fastest it offers.
@@ -52,6 +56,10 @@ void add_kernels(Backend& table, int (*gemm)(const GemmParams*, void*)) {
   table.gemm = gemm;
   table.gemm_own = gemm_mma_entry;
   table.weight_delta = weight_delta_entry;
+  table.weight_mass = weight_mass_entry;
+  table.weight_gram = weight_gram_entry;
+  table.weight_dots = weight_dots_entry;
+  table.weight_sum = weight_sum_entry;
 }
 
 }  // namespace

@@ -1,14 +1,14 @@
 #include "device/weight_stats.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "core/status.h"
-#include "device/array.h"
 
 namespace galvani {
 namespace {
 
-gpu::WeightType weight_type(DType dtype) {
+std::optional<gpu::WeightType> known_type(DType dtype) {
   switch (dtype) {
     case DType::kF32:
       return gpu::WeightType::kF32;
@@ -21,10 +21,31 @@ gpu::WeightType weight_type(DType dtype) {
     case DType::kF8E5M2:
       return gpu::WeightType::kF8E5M2;
     default:
-      throw Error(Code::kUnsupported, std::string("weight statistics on a device: expected F32, F16, BF16, F8_E4M3 or F8_E5M2, got ") +
-                                          dtype_name(dtype) + "; compare it on the CPU");
+      return std::nullopt;
   }
 }
+gpu::WeightType weight_type(DType dtype) {
+  if (const auto type = known_type(dtype)) return *type;
+  throw Error(Code::kUnsupported,
+              std::string("weights on a device: expected F32, F16, BF16, F8_E4M3 or F8_E5M2, got ") + dtype_name(dtype) +
+                  "; the CPU reads it");
+}
+
+int64_t same_elements(const std::vector<DeviceTensor>& tensors) {
+  const TensorView& first = tensors[0].view;
+  for (const DeviceTensor& tensor : tensors)
+    if (tensor.view.elements() != first.elements())
+      throw Error(Code::kShapeMismatch,
+                  "expected shape " + shape_text(first.shape) + ", got " + shape_text(tensor.view.shape));
+  return first.elements();
+}
+
+// Rows × the rest.
+struct Sides {
+  int64_t rows, columns;
+  explicit Sides(const TensorView& view)
+      : rows(view.shape.empty() ? 1 : view.shape[0]), columns(rows ? view.elements() / rows : 0) {}
+};
 
 static_assert(kUlpBins == gpu::kDeltaUlpBins);
 
@@ -52,27 +73,119 @@ DeltaSums as_sums(const gpu::DeltaTotals& totals, int64_t elements, size_t steps
 
 }  // namespace
 
-DeltaSums delta_sums(const gpu::Backend& device, const std::vector<DeviceTensor>& versions) {
+bool can_compare(DType dtype) { return known_type(dtype).has_value(); }
+
+Resident::Resident(const gpu::Backend& device, const TensorView& view)
+    : bytes_(device, std::max<int64_t>(1, view.elements() * dtype_size(view.dtype))), tensor_{view} {
+  const int64_t bytes = view.elements() * dtype_size(view.dtype);
+  if (bytes > 0) check_device(device, device.copy_in(bytes_.data(), view.data, bytes, nullptr), "copy_in");
+  tensor_.view.data = reinterpret_cast<const std::byte*>(bytes_.data());
+}
+
+DeltaSums delta_sums(const gpu::Backend& device, const std::vector<DeviceTensor>& versions, bool mass) {
   GALVANI_CHECK(versions.size() == 2 || versions.size() == 3);
-  const int64_t elements = versions[0].view.elements();
+  const int64_t elements = same_elements(versions);
+  const size_t steps = versions.size() - 1;
   gpu::WeightDeltaParams p{};
-  p.count = static_cast<int32_t>(versions.size());
+  gpu::WeightMassParams m{};
+  p.count = m.count = static_cast<int32_t>(versions.size());
   p.elements = elements;
   for (size_t v = 0; v < versions.size(); ++v) {
-    const TensorView& view = versions[v].view;
-    if (view.elements() != elements)
-      throw Error(Code::kShapeMismatch,
-                  "expected shape " + shape_text(versions[0].view.shape) + ", got " + shape_text(view.shape));
-    p.versions[v] = view.data;
-    p.types[v] = weight_type(view.dtype);
+    p.versions[v] = m.versions[v] = versions[v].view.data;
+    p.types[v] = m.types[v] = weight_type(versions[v].view.dtype);
   }
-  if (elements == 0) return {};
-  const DeviceArray<gpu::DeltaTotals> partial(device, (elements + gpu::kDeltaChunk - 1) / gpu::kDeltaChunk);
-  const DeviceArray<gpu::DeltaTotals> totals(device, 1);
+  DeltaSums sums;
+  if (elements > 0) {
+    const DeviceArray<gpu::DeltaTotals> partial(device, (elements + gpu::kDeltaChunk - 1) / gpu::kDeltaChunk);
+    const DeviceArray<gpu::DeltaTotals> totals(device, 1);
+    p.partial = partial.data();
+    p.totals = totals.data();
+    check_device(device, device.weight_delta(&p, nullptr), "weight_delta");
+    sums = as_sums(totals.read()[0], elements, steps);
+  }
+  if (!mass || versions[0].view.shape.size() < 2) return sums;
+  const Sides sides(versions[0].view);
+  const DeviceArray<double> partial(
+      device, std::max<int64_t>(1, (sides.rows + gpu::kMassBand - 1) / gpu::kMassBand * sides.columns));
+  const DeviceArray<double> rows(device, std::max<int64_t>(1, sides.rows));
+  const DeviceArray<double> columns(device, std::max<int64_t>(1, sides.columns));
+  m.rows = sides.rows;
+  m.columns = sides.columns;
+  m.partial = partial.data();
+  m.row_squares = rows.data();
+  m.column_squares = columns.data();
+  for (size_t s = 0; s < steps; ++s) {
+    m.step = static_cast<int32_t>(s);
+    check_device(device, device.weight_mass(&m, nullptr), "weight_mass");
+    sums.steps[s].rows = rows.read();
+    sums.steps[s].columns = columns.read();
+    sums.steps[s].rows.resize(static_cast<size_t>(sides.rows));
+    sums.steps[s].columns.resize(static_cast<size_t>(sides.columns));
+  }
+  return sums;
+}
+
+std::vector<double> gram(const gpu::Backend& device, const DeviceTensor* before, const DeviceTensor& after) {
+  const Sides sides(after.view);
+  const int64_t small = std::min(sides.rows, sides.columns);
+  if (before) same_elements({*before, after});
+  gpu::WeightGramParams p{};
+  p.after = after.view.data;
+  p.after_type = weight_type(after.view.dtype);
+  if (before) {
+    p.before = before->view.data;
+    p.before_type = weight_type(before->view.dtype);
+  }
+  p.rows = sides.rows;
+  p.columns = sides.columns;
+  if (small == 0) return {};
+  const DeviceArray<double> out(device, small * small);
+  check_device(device, device.fill(out.data(), 0, out.bytes(), nullptr), "fill");
+  p.gram = out.data();
+  check_device(device, device.weight_gram(&p, nullptr), "weight_gram");
+  return out.read();
+}
+
+std::vector<double> inner_products(const gpu::Backend& device, const std::vector<DeviceTensor>& inputs) {
+  const auto m = static_cast<int64_t>(inputs.size());
+  GALVANI_CHECK(m >= 1 && m <= gpu::kMixMost);
+  gpu::WeightDotsParams p{};
+  p.count = static_cast<int32_t>(m);
+  p.elements = same_elements(inputs);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    p.inputs[i] = inputs[i].view.data;
+    p.types[i] = weight_type(inputs[i].view.dtype);
+  }
+  const int64_t pairs = m * (m + 1) / 2, blocks = (p.elements + gpu::kDeltaChunk - 1) / gpu::kDeltaChunk;
+  const DeviceArray<double> partial(device, std::max<int64_t>(1, blocks * pairs)), dots(device, pairs);
   p.partial = partial.data();
-  p.totals = totals.data();
-  check_device(device, device.weight_delta(&p, nullptr), "weight_delta");
-  return as_sums(totals.read()[0], elements, versions.size() - 1);
+  p.dots = dots.data();
+  check_device(device, device.weight_dots(&p, nullptr), "weight_dots");
+  const std::vector<double> found = dots.read();
+  std::vector<double> out(static_cast<size_t>(m * m));
+  size_t pair = 0;
+  for (size_t i = 0; i < inputs.size(); ++i)
+    for (size_t j = i; j < inputs.size(); ++j, ++pair)
+      out[i * inputs.size() + j] = out[j * inputs.size() + i] = found[pair];
+  return out;
+}
+
+void weighted_sum(const gpu::Backend& device, const std::vector<DeviceTensor>& inputs,
+                  const std::vector<double>& factors, const DeviceTensor& out) {
+  GALVANI_CHECK(!inputs.empty() && inputs.size() <= gpu::kMixMost && inputs.size() == factors.size());
+  gpu::WeightSumParams p{};
+  p.count = static_cast<int32_t>(inputs.size());
+  p.elements = same_elements(inputs);
+  if (out.view.elements() != p.elements) same_elements({inputs[0], out});
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    p.inputs[i] = inputs[i].view.data;
+    p.types[i] = weight_type(inputs[i].view.dtype);
+    p.factors[i] = factors[i];
+  }
+  p.out = const_cast<std::byte*>(out.view.data);
+  p.out_type = weight_type(out.view.dtype);
+  check_device(device, device.weight_sum(&p, nullptr), "weight_sum");
+  check_device(device, device.sync(nullptr), "sync");
 }
 
 }  // namespace galvani

@@ -1,21 +1,47 @@
-// delta_sums (ops/reduce.h) for weights that lie in device memory: the same numbers from the device's kernel, counts and
-// maxima equal, sums equal up to the order of their float64 additions.
+// What is known of weights (ops/reduce.h, ops/gram.h, ops/combine.h), for weights that lie in device memory: the same
+// numbers from the device's kernels; counts and maxima equal, sums equal up to the order of their float64 additions.
+//
+// F32, F16, BF16, F8_E4M3 and F8_E5M2; other types are UNSUPPORTED by name, and belong to the CPU.
 #pragma once
 #include <vector>
 
 #include "core/tensor.h"
+#include "device/array.h"
 #include "device/backend.h"
 #include "ops/reduce.h"
 
 namespace galvani {
 
-// data: device memory, 16-byte aligned. A view of host memory belongs to delta_sums.
+// data: device memory, 16-byte aligned. A view of host memory belongs to the CPU's functions of the same name.
 struct DeviceTensor {
   TensorView view;
 };
 
-// versions: 2 or 3. Waits for the result. No rows and columns (the CPU has them). SHAPE_MISMATCH when element counts
-// differ; UNSUPPORTED for types the kernels do not widen (F64, the fnuz forms, F8_E8M0, integers), by name.
-DeltaSums delta_sums(const gpu::Backend& device, const std::vector<DeviceTensor>& versions);
+bool can_compare(DType dtype);
+
+// A tensor copied to a device, as stored.
+class Resident {
+ public:
+  Resident(const gpu::Backend& device, const TensorView& view);
+  const DeviceTensor& tensor() const { return tensor_; }
+
+ private:
+  DeviceArray<unsigned char> bytes_;
+  DeviceTensor tensor_;
+};
+
+// versions: 2 or 3. Waits for the result. mass: rows and columns too, in a second pass over each step's bytes.
+// SHAPE_MISMATCH when element counts differ.
+DeltaSums delta_sums(const gpu::Backend& device, const std::vector<DeviceTensor>& versions, bool mass = false);
+
+// gram (ops/gram.h) of after − before, shape[0] × the rest; of `after` itself where before is null.
+std::vector<double> gram(const gpu::Backend& device, const DeviceTensor* before, const DeviceTensor& after);
+
+// (m, m) inner products of 1 to 8 tensors, symmetric.
+std::vector<double> inner_products(const gpu::Backend& device, const std::vector<DeviceTensor>& inputs);
+
+// out = Σ factors[i] · inputs[i] in float64, rounded to float32 and then to out's type (F32, F16, BF16).
+void weighted_sum(const gpu::Backend& device, const std::vector<DeviceTensor>& inputs,
+                  const std::vector<double>& factors, const DeviceTensor& out);
 
 }  // namespace galvani

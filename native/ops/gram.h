@@ -17,6 +17,9 @@ struct MatrixSource {
   // Writes the block [row, row + n) × [column, column + m) to out (n × m, row-major). Called from several threads.
   std::function<void(int64_t row, int64_t n, int64_t column, int64_t m, float* out)> block;
 
+  // Where the entries lie on a device, its own way to gram(); empty on the CPU.
+  std::function<std::vector<double>()> gram_there = {};
+
   int64_t small_side() const { return rows < columns ? rows : columns; }
   int64_t long_side() const { return rows < columns ? columns : rows; }
 };

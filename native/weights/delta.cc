@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/status.h"
+#include "device/weight_stats.h"
 #include "io/json.h"
 #include "ops/rounding.h"
 
@@ -74,6 +75,38 @@ Floor rounding_floor(const TensorView& before, const TensorView& after, const Sp
   return floor;
 }
 
+// The versions of one tensor on a device, while its numbers are taken there; empty where they are taken on the CPU.
+class OnDevice {
+ public:
+  OnDevice(const gpu::Backend* device, const std::vector<const TensorView*>& views) {
+    const bool readable = std::all_of(views.begin(), views.end(), [](auto* view) { return can_compare(view->dtype); });
+    if (!device || !readable) return;
+    device_ = device;
+    for (const TensorView* view : views) versions_.emplace_back(*device, *view);
+  }
+  explicit operator bool() const { return device_ != nullptr; }
+
+  DeltaSums sums(bool mass) const {
+    std::vector<DeviceTensor> tensors;
+    for (const Resident& version : versions_) tensors.push_back(version.tensor());
+    return delta_sums(*device_, tensors, mass);
+  }
+  // Of version `after` minus version `before`, or of `after` itself (before < 0): gives the source a Gram matrix from
+  // here. The versions must outlive it.
+  MatrixSource with_gram(MatrixSource source, int before, size_t after) const {
+    if (device_)
+      source.gram_there = [this, before, after] {
+        const DeviceTensor* from = before < 0 ? nullptr : &versions_[static_cast<size_t>(before)].tensor();
+        return gram(*device_, from, versions_[after].tensor());
+      };
+    return source;
+  }
+
+ private:
+  const gpu::Backend* device_ = nullptr;
+  std::vector<Resident> versions_;
+};
+
 // The leading subspaces of one matrix, kept for comparison.
 struct Subspace {
   int64_t size = 0, rows = 0, columns = 0;
@@ -88,11 +121,12 @@ void compare_subspaces(const Subspace& a, const Subspace& b, std::vector<double>
   right = principal_cosines(a.right, a.size, b.right, b.size, a.columns, pool);
 }
 
-void add_spectra(TensorDelta& delta, const std::vector<const TensorView*>& views, const DeltaOptions& options,
-                 ThreadPool& pool, const Poll& poll) {
+void add_spectra(TensorDelta& delta, const std::vector<const TensorView*>& views, const OnDevice& there,
+                 const DeltaOptions& options, ThreadPool& pool, const Poll& poll) {
   std::vector<Subspace> steps;
   for (size_t step = 0; step + 1 < views.size(); ++step) {
-    const MatrixSource matrix = difference(*views[step], *views[step + 1]);
+    const MatrixSource matrix =
+        there.with_gram(difference(*views[step], *views[step + 1]), static_cast<int>(step), step + 1);
     StepSpectrum out;
     const bool is_top = options.method == SpectrumMethod::kTop;
     const int64_t wanted = is_top && options.subspace == 0 ? kTopValues : options.subspace;
@@ -102,7 +136,7 @@ void add_spectra(TensorDelta& delta, const std::vector<const TensorView*>& views
     if (options.floor) out.floor = rounding_floor(*views[step], *views[step + 1], out.spectrum, options, pool, poll);
     if (options.subspace > 0) {
       steps.push_back(subspace_of(out.spectrum, matrix));
-      const MatrixSource weight = as_matrix(*views[step]);
+      const MatrixSource weight = there.with_gram(as_matrix(*views[step]), -1, step);
       // Of the weight only the leading subspace is wanted: large ones are not worth a Gram matrix.
       const SpectrumMethod method =
           weight.small_side() > kSmallSide ? SpectrumMethod::kTop : is_top ? SpectrumMethod::kAuto : options.method;
@@ -173,10 +207,17 @@ std::vector<TensorDelta> compare(const std::vector<std::shared_ptr<Checkpoint>>&
     delta.name = keys[i].name;
     for (const TensorView* view : row) delta.dtypes.push_back(view->dtype);
     delta.shape = row[0]->shape;
-    delta.sums = delta_sums(row, pool, options.mass, read_hooks(checkpoints, keys[i], done, total, progress, poll));
+    const ReadHooks hooks = read_hooks(checkpoints, keys[i], done, total, progress, poll);
+    const OnDevice there(options.device, row);
+    if (there) {
+      delta.sums = there.sums(options.mass);
+      hooks.after(0, row[0]->elements());
+    } else {
+      delta.sums = delta_sums(row, pool, options.mass, hooks);
+    }
     delta.spectra.resize(row.size() - 1);
     if (options.spectra && delta.shape.size() >= 2 && delta.sums.non_finite == 0 && row[0]->elements() > 0) {
-      add_spectra(delta, row, options, pool, poll);
+      add_spectra(delta, row, there, options, pool, poll);
       for (size_t c = 0; c < checkpoints.size(); ++c) checkpoints[c]->done_with(keys[i].names[c]);
     }
     if (progress) progress(done.load(), total);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "device/backend.h"
 #include "io/safetensors.h"
 #include "ops/reduce.h"
 #include "ops/spectrum.h"
@@ -28,6 +29,9 @@ struct DeltaOptions {
   int64_t subspace = 0;  // with spectra: compare the leading subspaces of this dimension; kTop: also how many values
   int64_t top = 50;      // log-volume of the top values
   bool mass = false;     // Σ Δ² per row and column
+  // Where the sums and Gram matrices are computed: null, or a device that every tensor is then copied to once. Tensors of
+  // a type it does not read stay on the CPU.
+  const gpu::Backend* device = nullptr;
 };
 
 // The spectrum expected from storage rounding alone (ops/rounding.h), and the update's spectrum above it.

@@ -36,6 +36,13 @@ const budgets: Readonly<Record<string, number>> = {
   gemm_narrow_kernel: 80,
   weight_delta_kernel: 128, // 256 threads, two blocks
   weight_delta_finish_kernel: 64,
+  row_mass_kernel: 64, // 256 threads, four blocks
+  column_mass_kernel: 64,
+  column_mass_finish_kernel: 64,
+  weight_gram_kernel: 168, // 128 threads, three blocks
+  weight_dots_kernel: 232, // for eight inputs; 96 for four
+  weight_dots_finish_kernel: 40,
+  weight_sum_kernel: 64, // 256 threads, four blocks
 };
 
 const flags = ['-fatbin', '-std=c++20', '-O3', '--expt-relaxed-constexpr', '-Inative', '-Xptxas', '-v'];

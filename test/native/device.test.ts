@@ -1,6 +1,6 @@
 /** The seam to the GPU: every way of not having one is a status and one clear line, and none of them breaks the CPU. */
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -184,6 +184,33 @@ describe.skipIf(!hasCmake())('the emulated back end', () => {
     expect(passed).toBeGreaterThan(4000);
   });
 
+  test('characterize --device: the same figures as on the CPU; without a device one sentence and nothing written', () => {
+    const models = ['base', 'in', 'rl'].map((name) => join('lab', 'checkpoints', name));
+    const characterize = (out: string, device: string, library: string) =>
+      run(
+        process.execPath,
+        ['dist/cli/main.js', 'characterize', ...models, '--quiet', '--device', device, '--out', join(folder, out)],
+        { GALVANI_CUDA_LIBRARY: library },
+      );
+    const read = (out: string): { characterize: object } =>
+      JSON.parse(readFileSync(join(folder, out, 'summary.json'), 'utf8'));
+    const emulated = join(nativeFolder, 'Release', 'galvani_emulated.so');
+    for (const device of ['cpu', 'cuda']) {
+      const { code, log } = characterize(device, device, emulated);
+      expect(code, log).toBe(0);
+    }
+    const [cpu, cuda] = [read('cpu').characterize, read('cuda').characterize].map(numbers) as [number[], number[]];
+    expect(cuda.length).toBe(cpu.length);
+    expect(cpu.length).toBeGreaterThan(1000);
+    const apart = cpu.map((x, i) => Math.abs(x - cuda[i]!) / Math.max(Math.abs(x), 1e-9));
+    expect(Math.max(...apart)).toBeLessThan(1e-9);
+    expect(Math.max(...apart)).toBeGreaterThan(0); // another order of addition: it did run elsewhere
+    const without = characterize('without', 'cuda', join(folder, 'nowhere.so'));
+    expect(without.code).not.toBe(0);
+    expect(without.log).toMatch(/device cuda: (no NVIDIA driver|.*there is no).*\[UNSUPPORTED\]/);
+    expect(existsSync(join(folder, 'without'))).toBe(false);
+  }, 120_000);
+
   test('cuBLASLt: what it is or why it is not used', () => {
     const here = runNativeTest('cublaslt_test');
     expect(here.failed, here.output).toBe(0);
@@ -204,3 +231,9 @@ describe.skipIf(!hasCmake())('the emulated back end', () => {
     expect(missing.log).toMatch(/CUDA library +not loaded/);
   });
 });
+
+/** Every number in a value, in order. */
+function numbers(value: unknown): number[] {
+  if (typeof value === 'number') return [value];
+  return typeof value === 'object' && value !== null ? Object.values(value).flatMap(numbers) : [];
+}

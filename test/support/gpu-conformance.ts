@@ -1,6 +1,6 @@
 /**
- * What one instruction of the device layer must answer, from the PTX ISA's own words (9.7.14.5.8 fragments of
- * mma.m16n8k16, 9.7.14.5.15 ldmatrix, 9.7.15.5.1 register fragments and shared memory of wgmma, 5.5 tensor maps),
+ * What one instruction of the device layer must answer, from the PTX ISA's own words (9.7.14.5.1 and .8 fragments of
+ * mma.m8n8k4 and mma.m16n8k16, 9.7.14.5.15 ldmatrix, 9.7.15.5.1 register fragments and shared memory of wgmma, 5.5 tensor maps),
  * written without a look at the emulator or at tile.h. Inputs are those of native/ops/gpu/conformance.
  */
 
@@ -85,6 +85,20 @@ function mma(input: Words): Expected {
       sizes[4 * lane + i] = size;
     }
   return { words, sizes };
+}
+
+/** 9.7.14.5.1, fragments of mma.m8n8k4 with .f64: row = lane / 4 of a and of c, column = lane / 4 of b. */
+function mmaF64(input: Words): Expected {
+  const given = new Float64Array(input.slice().buffer);
+  const out = new Float64Array(64);
+  for (let lane = 0; lane < 32; lane++)
+    for (let i = 0; i < 2; i++) {
+      const [row, column] = [lane >> 2, (lane % 4) * 2 + i];
+      let sum = given[64 + 2 * lane + i]!;
+      for (let k = 0; k < 4; k++) sum += given[4 * row + k]! * given[32 + 4 * column + k]!;
+      out[2 * lane + i] = sum;
+    }
+  return { words: new Uint32Array(out.buffer) };
 }
 
 /** 128-byte swizzle: bits 4–6 of a shared-memory byte address are XORed with its bits 7–9. */
@@ -210,6 +224,7 @@ export const answers: Readonly<Record<string, (input: Words) => Expected>> = {
   ldsm4t: (input) => ldmatrix(input, true),
   mma,
   mma_wide: mma,
+  mma_f64: mmaF64,
   cp16,
   shuffle,
   ex2: (input) => each(input, (x) => flush(2 ** flush(x))),

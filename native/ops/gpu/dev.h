@@ -21,6 +21,7 @@
 //   cp16(dst, src, ok)                      cp.async 16 bytes, zeros when !ok;  cp_commit()  cp_wait<N>()
 //   ldsm4(r, p)  ldsm4t(r, p)               ldmatrix x4, plain and transposed; p: this lane's row address
 //   mma(c, a, b0, b1)                       c += a·b, m16n8k16 bf16 → f32
+//   mma_f64(c, a, b)                        c += a·b, m8n8k4 float64
 //   mbar_init(b, n)  mbar_expect(b, bytes)  mbar_arrive(b)  mbar_wait(b, parity)  mbar_init_fence()
 //   tma_3d(dst, map, x, y, z, bar)          copies the map's box at (x, y, z) into 128-byte-swizzled shared memory
 //   wg_fence()  wg_commit()  wg_wait<N>()  wg_touch(regs)    wgmma ordering; wg_touch keeps the compiler's hands off

@@ -106,6 +106,7 @@ DEV_FN void cp_wait() {
 DEV_FN void ldsm4(uint32_t (&r)[4], const void* row) { emu::ldmatrix(r, row, false); }
 DEV_FN void ldsm4t(uint32_t (&r)[4], const void* row) { emu::ldmatrix(r, row, true); }
 DEV_FN void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emu::mma(c, a, b0, b1); }
+DEV_FN void mma_f64(double (&c)[2], double a, double b) { emu::mma_f64(c, a, b); }
 
 DEV_FN void mbar_init(uint64_t* b, int arrivals) { emu::mbar_init(b, arrivals); }
 DEV_FN void mbar_init_fence() {}

@@ -1,6 +1,7 @@
 #include "ops/gpu/emu.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -164,6 +165,7 @@ struct WarpSlots {
   uint32_t a[32][4], b[32][2];
   float c[32][4];
   uint32_t out[32][4];
+  double wide_a[32], wide_b[32], wide_c[32][2];
 };
 
 struct Warp {
@@ -630,6 +632,24 @@ void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     }
   });
   for (int i = 0; i < 4; ++i) c[i] = s.c[me][i];
+}
+
+void mma_f64(double (&c)[2], double a, double b) {
+  WarpSlots& s = slots();
+  const int me = lane();
+  s.wide_a[me] = a;
+  s.wide_b[me] = b;
+  s.wide_c[me][0] = c[0];
+  s.wide_c[me][1] = c[1];
+  meet(warp().meet, 32, "mma.f64", [&] {
+    // a (8 × 4), b (4 × 8): lane 4 r + k has entry (r, k) of a and (k, r) of b; c: row lane / 4, two columns
+    for (int t = 0; t < 32; ++t)
+      for (int i = 0; i < 2; ++i)
+        for (int k = 0; k < 4; ++k)
+          s.wide_c[t][i] = std::fma(s.wide_a[t / 4 * 4 + k], s.wide_b[(t % 4 * 2 + i) * 4 + k], s.wide_c[t][i]);
+  });
+  c[0] = s.wide_c[me][0];
+  c[1] = s.wide_c[me][1];
 }
 
 void cp_async(void* to, const void* from, bool ok) {

@@ -43,6 +43,7 @@ uint32_t exchange(uint32_t value, int from);
 bool any(bool predicate);
 void ldmatrix(uint32_t (&r)[4], const void* row, bool transposed);
 void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void mma_f64(double (&c)[2], double a, double b);
 void cp_async(void* to, const void* from, bool ok);
 void cp_commit();
 void cp_wait(int pending);

@@ -24,6 +24,10 @@ int embed_launch(const EmbedParams& p, void* stream);
 int logits_launch(const LogitsParams& p, void* stream);
 int gemm_mma_launch(const GemmParams& p, void* stream);
 int weight_delta_launch(const WeightDeltaParams& p, void* stream);
+int weight_mass_launch(const WeightMassParams& p, void* stream);
+int weight_gram_launch(const WeightGramParams& p, void* stream);
+int weight_dots_launch(const WeightDotsParams& p, void* stream);
+int weight_sum_launch(const WeightSumParams& p, void* stream);
 
 // Which instantiation a launch needs. Without statistics there are no masses, entropies and run maxima.
 inline bool wants_statistics(const AttnParams& p) { return p.mass || p.entropy || p.run_max || p.part_segment; }

@@ -44,4 +44,50 @@ struct WeightDeltaParams {
   DeltaTotals* totals;      // (1)
 };
 
+// Σ Δ² of every row and column of one step, the rest of DeltaSums. Accumulation float64 in an order that the shape alone
+// decides. Entries with a version that is not finite count as unchanged, as in DeltaSums.
+inline constexpr int kMassBand = 512;  // rows added up by one block
+
+struct WeightMassParams {
+  const void* versions[3];  // as in WeightDeltaParams: an entry counts only where all are finite
+  WeightType types[3];
+  int32_t count;
+  int32_t step;             // 0: second − first, 1: third − second
+  int64_t rows, columns;
+  double* partial;          // (⌈rows / kMassBand⌉, columns)
+  double* row_squares;      // (rows)
+  double* column_squares;   // (columns)
+};
+
+// G = Δ Δᵀ (rows ≤ columns) or Δᵀ Δ, Δ = after − before as float32, products exact and sums float64: k × k over the
+// long side, k = min(rows, columns). Only the upper triangle and the diagonal are written.
+struct WeightGramParams {
+  const void* before;  // null: of `after` itself
+  const void* after;
+  WeightType before_type, after_type;
+  int64_t rows, columns;
+  double* gram;        // (k, k)
+};
+
+// Merging in the span of the inputs: their inner products, and a weighted sum of them.
+inline constexpr int kMixMost = 8;  // inputs
+
+struct WeightDotsParams {
+  const void* inputs[kMixMost];
+  WeightType types[kMixMost];
+  int32_t count;
+  int64_t elements;
+  double* partial;  // (⌈elements / kDeltaChunk⌉, count (count + 1) / 2)
+  double* dots;     // (count (count + 1) / 2): ⟨i, j⟩ for i ≤ j, j fastest
+};
+struct WeightSumParams {
+  const void* inputs[kMixMost];
+  WeightType types[kMixMost];
+  double factors[kMixMost];
+  int32_t count;
+  int64_t elements;
+  void* out;            // Σ factor · input in float64, rounded to float32 and then to the stored type; not an input
+  WeightType out_type;  // F32, F16 or BF16
+};
+
 }  // namespace galvani::gpu

@@ -48,6 +48,7 @@ const Case kCases[] = {
     {"ldsm4t", "ldmatrix.m8n8.x4.trans.b16", "bits", 128, false, ldsm_input, launch<conform_ldsm4t>},
     {"mma", "mma.m16n8k16 bf16, small integers", "bits", 128, false, mma_input, launch<conform_mma>},
     {"mma_wide", "mma.m16n8k16 bf16, twelve binades", "sum 2^-20", 128, false, mma_wide_input, launch<conform_mma>},
+    {"mma_f64", "mma.m8n8k4 f64, small integers", "bits", 128, false, mma_f64_input, launch<conform_mma_f64>},
     {"cp16", "cp.async.cg 16 bytes, zero fill", "bits", 512, false, cp16_input, launch<conform_cp16>},
     {"shuffle", "shfl.bfly, shfl.idx, vote.any", "bits", 256, false, shuffle_input, launch<conform_shuffle>},
     {"ex2", "ex2.approx.ftz.f32", "relative 2^-21", kValues, false, float_input, launch<conform_ex2>},

@@ -58,6 +58,15 @@ inline Words mma_wide_input(Random& r) {
   for (int i = 0; i < 128; ++i) in.push_back(wide_pair(r) & 0xffff0000u);
   return in;
 }
+// Small integers: exact in any order, so that only layout can differ.
+inline Words mma_f64_input(Random& r) {
+  Words in(256);
+  for (int i = 0; i < 128; ++i) {
+    const double value = r.between(-9, 9);
+    std::memcpy(&in[static_cast<size_t>(2 * i)], &value, 8);
+  }
+  return in;
+}
 inline Words cp16_input(Random& r) {
   Words in;
   for (int i = 0; i < 128; ++i) in.push_back(r.bits() % 2);

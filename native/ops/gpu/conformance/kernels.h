@@ -52,6 +52,16 @@ DEV_KERNEL(128, 1) conform_mma(const uint32_t* in, uint32_t* out) {
   for (int i = 0; i < 4; ++i) result[i] = c[i];
 }
 
+// in: a, b (32 doubles each), c (32×2); out: c.
+DEV_KERNEL(128, 1) conform_mma_f64(const uint32_t* in, uint32_t* out) {
+  const int t = dev::tid();
+  if (t >= 32) return;
+  const double* given = reinterpret_cast<const double*>(in);
+  double c[2] = {given[64 + 2 * t], given[65 + 2 * t]};
+  dev::mma_f64(c, given[t], given[32 + t]);
+  for (int i = 0; i < 2; ++i) reinterpret_cast<double*>(out)[2 * t + i] = c[i];
+}
+
 // in: wanted (128), 16 bytes each (128×4); out: what lies in shared memory afterwards.
 DEV_KERNEL(128, 1) conform_cp16(const uint32_t* in, uint32_t* out) {
   DEV_SHARED(shared);
