@@ -185,7 +185,7 @@ describe.skipIf(!hasCmake())('the emulated back end', () => {
   });
 
   test('characterize --device: the same figures as on the CPU; without a device one sentence and nothing written', () => {
-    const models = ['base', 'in', 'rl'].map((name) => join('lab', 'checkpoints', name));
+    const models = ['base', 'in'].map((name) => join('lab', 'checkpoints', name));
     const characterize = (out: string, device: string, library: string) =>
       run(
         process.execPath,
