@@ -35,9 +35,9 @@ export function reasoningSection(result: LocalizeReasoningResult, summary: Summa
     const own = result.cells.filter((cell) => cell.part === part);
     const layers = unique(own.flatMap(({ layer }) => (layer === null ? [] : [layer]))).sort((a, b) => a - b);
     const multiples = tasks.map((task) => {
-      const unablated = (model: string): number =>
+      const unablated = (model: string): number | null =>
         result.cells.find((cell) => cell.model === model && cell.task === task && cell.part === 'none')?.accuracy
-          .rate ?? 0;
+          .rate ?? null;
       return {
         title: task,
         svg: lineChart({
@@ -52,12 +52,18 @@ export function reasoningSection(result: LocalizeReasoningResult, summary: Summa
               .map((cell) => linePoint(cell.layer!, cell.accuracy)),
           })),
           references: [
-            ...models.map((model) => ({ value: unablated(model), label: `${model}, nothing left out` })),
+            ...models.flatMap((model) => {
+              const value = unablated(model);
+              return value === null ? [] : [{ value, label: 'nothing left out', series: model }];
+            }),
             ...result.controls
               .filter((cell) => cell.part === part && cell.task === task && cell.accuracy.rate !== null)
+              // A control that changes nothing, as it must, would lie on the line of nothing left out.
+              .filter((cell) => cell.control !== 'self' || cell.accuracy.rate !== unablated(cell.model))
               .map((cell) => ({
                 value: cell.accuracy.rate!,
-                label: `${cell.model}, control: ${ablationControl[cell.control]}`,
+                label: `control: ${ablationControl[cell.control]}`,
+                series: cell.model,
               })),
           ],
           regions: regionMarks(summary),

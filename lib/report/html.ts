@@ -69,6 +69,9 @@ function sectionHtml(section: Section): string {
   return `<section id="${section.id}"><h2>${escapeHtml(section.title)}</h2>${lead}\n${section.blocks.map(blockHtml).join('\n')}</section>`;
 }
 
+/** Longer tables are folded: a page of tables is not read. */
+const longTable = 12;
+
 const toneTitle = { finding: 'Finding', caution: 'Caution', note: 'Note' } as const;
 
 function blockHtml(block: Block): string {
@@ -85,8 +88,12 @@ function blockHtml(block: Block): string {
           : `<details><summary>Numbers behind this chart</summary>${saveButton(block.id, block.csv)}${tableHtml(block.csv)}</details>`;
       return figure(block, `${block.svg}${data}`);
     }
-    case 'table':
-      return figure(block, `${tableHtml(block.table)}${saveButton(block.id, block.table)}`);
+    case 'table': {
+      const { rows } = block.table;
+      const whole = `${tableHtml(block.table)}${saveButton(block.id, block.table)}`;
+      if (rows.length <= longTable) return figure(block, whole);
+      return figure(block, `<details><summary>Table of ${rows.length} rows</summary>${whole}</details>`);
+    }
     default:
       return block satisfies never;
   }

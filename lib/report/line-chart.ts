@@ -50,8 +50,11 @@ export interface LineChartSpec {
   readonly interval?: 'band' | 'whisker';
   /** Parts of the axis, both ends included, such as early, mid and late layers. */
   readonly regions?: readonly { readonly from: number; readonly to: number; readonly label: string }[];
-  /** Horizontal lines, such as the accuracy without an intervention. */
-  readonly references?: readonly { readonly value: number; readonly label: string }[];
+  /**
+   * Horizontal lines, such as the accuracy without an intervention. Those of one label share a dash and are named once;
+   * one of a series has its colour.
+   */
+  readonly references?: readonly { readonly value: number; readonly label: string; readonly series?: string }[];
   /** In units of the drawing; default 300 wide, 260 narrow. */
   readonly height?: number;
 }
@@ -110,13 +113,20 @@ function drawLines(spec: LineChartSpec, canvas: Canvas): { height: number; body:
   });
   body.push(...yAxis(y, left, right, axisLines));
   body.push(...xAxis(places, x, pitch, bottom, (left + right) / 2, spec.x.label));
-  references.forEach((reference, index) => {
-    const at = y.at(reference.value);
-    body.push(tag('line', { class: 'reference', x1: left, x2: right, y1: at, y2: at }));
+  const names = referenceNames(spec);
+  const dash = (name: string): string => `dash-${names.indexOf(name) % 3}`;
+  for (const { value, label: name, series } of references) {
+    const of = spec.series.findIndex((one) => one.name === series);
+    const own = of < 0 ? '' : ` of ${seriesClass(of, series!, spec.series[of]!.color)}`;
+    const at = y.at(value);
+    body.push(tag('line', { class: `reference ${dash(name)}${own}`, x1: left, x2: right, y1: at, y2: at }));
+  }
+  names.forEach((name, index) => {
     // Named in the header, not at the line: there it would lie on the data.
-    const row = fontSize + 16 * (header - references.length + index);
-    body.push(tag('line', { class: 'reference-sample', x1: right - 24, x2: right, y1: row - 4, y2: row - 4 }));
-    body.push(label(reference.label, { class: 'reference-label', x: right - 30, y: row, 'text-anchor': 'end' }));
+    const row = fontSize + 16 * (header - names.length + index);
+    const place = { x1: right - 24, x2: right, y1: row - 4, y2: row - 4 };
+    body.push(tag('line', { class: `reference-sample ${dash(name)}`, ...place }));
+    body.push(label(name, { class: 'reference-label', x: right - 30, y: row, 'text-anchor': 'end' }));
   });
   const radius = Math.min(2.8, Math.max(1.6, pitch / 4.5));
   const bands: string[] = [];
@@ -160,10 +170,14 @@ function drawLines(spec: LineChartSpec, canvas: Canvas): { height: number; body:
 
 /** Rows above the plot: the axis label, and the references beside it where they fit. */
 function headerRows(spec: LineChartSpec, axisLines: readonly string[], width: number): number {
-  const references = spec.references ?? [];
-  if (references.length === 0) return axisLines.length;
-  const beside = widest(axisLines) + 20 + referenceWidth(references[0]!.label) <= width - 12;
-  return beside ? Math.max(axisLines.length, references.length) : axisLines.length + references.length;
+  const names = referenceNames(spec);
+  if (names.length === 0) return axisLines.length;
+  const beside = widest(axisLines) + 20 + referenceWidth(names[0]!) <= width - 12;
+  return beside ? Math.max(axisLines.length, names.length) : axisLines.length + names.length;
+}
+
+function referenceNames({ references = [] }: LineChartSpec): string[] {
+  return [...new Set(references.map(({ label: name }) => name))];
 }
 
 function referenceWidth(text: string): number {

@@ -81,6 +81,7 @@ th:last-child,td:last-child{padding-right:.2rem}
 tbody tr:last-child>*{border-bottom:0}
 thead th{font-weight:600;color:var(--muted);font-size:.8rem;line-height:1.3;vertical-align:bottom;position:sticky;top:0;background:var(--page)}
 tbody th{font-weight:550;white-space:nowrap}
+.sentences th,.sentences td{white-space:normal;min-width:11rem}
 .num{text-align:right;white-space:nowrap}
 tbody tr:hover>*{background:var(--tint)}
 .unit{font-weight:400}
@@ -115,10 +116,12 @@ tbody tr:hover>*{background:var(--tint)}
 .grid{stroke:var(--grid);stroke-width:1}
 .axis{stroke:var(--muted);stroke-width:1}
 .region{fill:var(--tint)}
-.reference{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:5 4}
+.reference,.reference-sample{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:5 4}
+.reference.of{stroke:var(--c)}
+.dash-1{stroke-dasharray:1.5 3.5;stroke-width:1.5}
+.dash-2{stroke-dasharray:9 3 2 3}
 .reference.zero{stroke-dasharray:none;stroke:var(--muted)}
 .chart .reference-label{fill:var(--soft)}
-.reference-sample{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:5 4}
 .line{fill:none;stroke:var(--c);stroke-width:1.9;stroke-linejoin:round;stroke-linecap:round}
 .band{fill:var(--c);opacity:.13}
 .point,.swatch{fill:var(--c);stroke:var(--page);stroke-width:.8}

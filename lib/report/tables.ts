@@ -58,7 +58,13 @@ export function tableHtml(table: Table): string {
     });
     return `<tr>${cells.join('')}</tr>`;
   });
-  return `<div class="scroll" tabindex="0"><table><thead><tr>${head}</tr></thead><tbody>${rows.join('')}</tbody></table></div>`;
+  const kind = hasSentences(table) ? ' class="sentences"' : '';
+  return `<div class="scroll" tabindex="0"><table${kind}><thead><tr>${head}</tr></thead><tbody>${rows.join('')}</tbody></table></div>`;
+}
+
+/** Names stay on one line; sentences must not. */
+function hasSentences({ columns: [first], rows }: Table): boolean {
+  return first !== undefined && rows.some((row) => cellText(first, row[first.key]).length > 40);
 }
 
 function isNumeric(table: Table, column: Column): boolean {

@@ -7,6 +7,7 @@ import { pathToFileURL } from 'node:url';
 import { type Browser, chromium, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { renderHtml } from '../../lib/report/html.js';
+import { pictureMaps } from '../../lib/report/picture-map.js';
 import { demoMarks, demoReport } from './demo-report.js';
 
 const places = [
@@ -138,6 +139,56 @@ describe.skipIf(executablePath === undefined)('report in a browser', () => {
     const [download] = await Promise.all([page.waitForEvent('download'), page.click('#paired .save')]);
     expect(download.suggestedFilename()).toBe('paired.csv');
     await page.close();
+  });
+
+  test('the maps over a picture follow their selector and their slider', async () => {
+    const layer = (label: string, values: number[], marked: number[] = []) => ({ label, values, marked });
+    const view = (label: string, scale: number) => ({
+      label,
+      panels: [
+        { name: 'in', layers: [layer('layer 0', [0.1, 0.2, 0, 0.4]), layer('layer 1', [scale, 0, 0, 0.5], [3])] },
+        { name: 'rl', layers: [layer('layer 0', [0.1, 0.2, 0, 0.4]), layer('layer 1', [0, scale, 0, 0.5], [3])] },
+      ],
+      difference: ['in', 'rl'] as const,
+    });
+    const spec = {
+      id: 'map-1',
+      title: 'item 1',
+      picture: null,
+      grid: [2, 2] as const,
+      views: [view('reasoning', 0.2), view('answer', 0.8)],
+      below: '',
+    };
+    const block = { kind: 'chart' as const, id: 'maps', title: 'Maps', caption: '', svg: pictureMaps([spec], 'mass') };
+    const file = join(folder, 'maps.html');
+    writeFileSync(
+      file,
+      renderHtml({ ...demoReport, sections: [{ id: 'attention', title: 'Attention', blocks: [block] }] }),
+    );
+    const page = await browser.newPage();
+    const faults: string[] = [];
+    page.on('pageerror', (error) => faults.push(error.message));
+    await page.goto(pathToFileURL(file).href);
+    const patch = (panel: number, index: number) =>
+      page.locator(`svg[data-panel] >> nth=${panel}`).locator('.patch').nth(index);
+    const said = async (panel: number, index: number) => patch(panel, index).locator('title').textContent();
+    const output = page.locator('.pick output');
+    expect(await output.textContent()).toBe('layer 0');
+    expect(await said(0, 3)).toBe('row 2, column 2: 40.0%');
+    expect(await said(2, 3)).toBe('row 2, column 2: 0.00%'); // rl − in
+    await page.locator('.pick input').fill('1');
+    expect(await output.textContent()).toBe('layer 1');
+    expect(await said(0, 0)).toBe('row 1, column 1: 20.0%');
+    expect(await said(2, 0)).toBe('row 1, column 1: -20.0%');
+    expect(await patch(2, 0).getAttribute('class')).toBe('patch less');
+    expect(await patch(0, 3).getAttribute('class')).toContain('sink'); // and it does not set the scale:
+    expect(await patch(0, 0).getAttribute('fill-opacity')).toBe('0.820');
+    expect(await page.locator('.patch-legend .high').first().textContent()).toBe('20%');
+    await page.locator('.pick select').selectOption({ label: 'answer' });
+    expect(await said(1, 1)).toBe('row 1, column 2: 80.0%');
+    expect(await page.locator('.patch-legend .high').first().textContent()).toBe('80%');
+    await page.close();
+    expect(faults).toEqual([]);
   });
 
   test('without scripts every mark keeps its title', async () => {

@@ -355,6 +355,39 @@ describe('HTML', () => {
     expect(html.match(/<\/script>/g)).toHaveLength(3);
   });
 
+  test('long tables are folded, sentences may wrap, names may not', () => {
+    const page = (rows: readonly string[]): string => {
+      const table = { columns: [{ key: 'a', label: 'A' }], rows: rows.map((text) => ({ a: text })) };
+      const block = { kind: 'table' as const, id: 't', title: 'T', caption: '', table };
+      return renderHtml({ ...demoReport, sections: [{ id: 's', title: 'S', blocks: [block] }] });
+    };
+    const short = page(Array.from({ length: 12 }, () => 'rl-frozen-early'));
+    expect(short).not.toContain('<summary>');
+    expect(short).not.toContain('class="sentences"');
+    expect(page(Array.from({ length: 13 }, () => 'a'))).toContain('<summary>Table of 13 rows</summary>');
+    expect(page(['a deviation of the published scripts, told in a sentence'])).toContain('<table class="sentences">');
+  });
+
+  test('reference lines of one label are named once and have the colours of their series', () => {
+    const svg = lineChart({
+      id: 'r',
+      title: 'r',
+      x: { label: 'Layer', values: [0, 1] },
+      y: { label: 'Accuracy', format: 'percent' },
+      series: ['in', 'rl'].map((name) => ({ name, points: [{ x: 0, y: 0.1 }] })),
+      references: [
+        { value: 0.4, label: 'nothing left out', series: 'in' },
+        { value: 0.8, label: 'nothing left out', series: 'rl' },
+        { value: 0.2, label: 'control' },
+      ],
+    });
+    expect(inWide(svg, />nothing left out</g)).toBe(1);
+    expect(inWide(svg, /class="reference dash-0 of series-in c0"/g)).toBe(1);
+    expect(inWide(svg, /class="reference dash-0 of series-rl c1"/g)).toBe(1);
+    expect(inWide(svg, /class="reference dash-1"/g)).toBe(1);
+    expect(inWide(svg, /class="reference-sample/g)).toBe(2);
+  });
+
   test('ids are checked', () => {
     const prose = { kind: 'prose', text: 'x' } as const;
     expect(() => renderHtml(document({ sections: [{ id: 'a b', title: 't', blocks: [prose] }] }))).toThrow(/"a b"/);
