@@ -155,28 +155,34 @@ export function pairedBootstrap(
     differences[i] = value;
   }
   if (n === 0) return { difference: Number.NaN, low: Number.NaN, high: Number.NaN, n };
-  const draws = drawnItems(n, resamples, seed);
+  const counts = drawCounts(n, resamples, seed);
   const means = new Float64Array(resamples);
-  for (let r = 0, at = 0; r < resamples; r++) {
-    let sum = 0;
-    for (let i = 0; i < n; i++) sum += differences[draws[at++]!]!;
-    means[r] = sum / n;
+  // Item by item, since most differences of right and wrong are zero and need no pass.
+  for (let i = 0, at = 0; i < n; i++, at += resamples) {
+    const share = differences[i]! / n;
+    if (share !== 0) for (let r = 0; r < resamples; r++) means[r]! += share * counts[at + r]!;
   }
   means.sort();
   const tail = (1 - level) / 2;
   return { difference: mean(differences), low: quantile(means, tail), high: quantile(means, 1 - tail), n };
 }
 
-let lastDraws: { readonly key: string; readonly draws: Uint32Array } | undefined;
+const keptCounts = new Map<string, Uint16Array>();
+const mostKept = 2 ** 25;
 
-/** Item indices of all resamples, [resamples, n]. The last ones are kept: a report asks for the same hundreds of times. */
-function drawnItems(n: number, resamples: number, seed: number): Uint32Array {
+/** How often item i is in resample r, [n, resamples]. Kept: a report asks for the same few hundreds of times. */
+function drawCounts(n: number, resamples: number, seed: number): Uint16Array {
   const key = `${n} ${resamples} ${seed}`;
-  if (lastDraws?.key === key) return lastDraws.draws;
+  const kept = keptCounts.get(key);
+  if (kept) return kept;
   const random = seededRandom(seed);
-  const draws = Uint32Array.from({ length: n * resamples }, () => random.below(n));
-  lastDraws = draws.byteLength <= 2 ** 26 ? { key, draws } : undefined;
-  return draws;
+  const counts = new Uint16Array(n * resamples);
+  for (let r = 0; r < resamples; r++) for (let i = 0; i < n; i++) counts[random.below(n) * resamples + r]!++;
+  let size = counts.length;
+  for (const one of keptCounts.values()) size += one.length;
+  if (size > mostKept) keptCounts.clear();
+  if (counts.length <= mostKept) keptCounts.set(key, counts);
+  return counts;
 }
 
 function mean(values: Float64Array): number {
