@@ -29,6 +29,8 @@ def merge(text, out, seed=None):
 
 
 if sys.argv[1] == "parity":
+    # ramplus_tl divides two integer counts, which gives torch's default dtype: with it that factor is float64 too.
+    torch.set_default_dtype(getattr(torch, sys.argv[3]))
     directory = sys.argv[2]
     for case in sys.argv[4:]:
         merge(recipe(case, directory, sys.argv[3]), f"{directory}/theirs-{case}", seed=7)

@@ -68,8 +68,8 @@ def method_of(case):
     return case
 
 
-def recipe(case, directory, dtype="float32", out_dtype="bfloat16"):
-    """As mergekit's YAML; JSON is YAML."""
+def recipe(case, directory, dtype="float32"):
+    """As mergekit's YAML; JSON is YAML. Random methods store float32, so that an entry left out is the base's exactly."""
     models, has_base, shared, each = METHODS[case]
     folder = lambda name: str(Path(directory) / name)
     value = {
@@ -78,7 +78,7 @@ def recipe(case, directory, dtype="float32", out_dtype="bfloat16"):
             {"model": folder(name), **({"parameters": each[i]} if each else {})} for i, name in enumerate(models)
         ],
         "dtype": dtype,
-        "out_dtype": out_dtype,
+        "out_dtype": "float32" if case in STOCHASTIC else "bfloat16",
     }
     if has_base:
         value["base_model"] = folder("base")

@@ -41,7 +41,12 @@ double lane_sum(const double* lanes) {
   return sum;
 }
 
-std::vector<float> as_factors(const std::vector<double>& values) { return {values.begin(), values.end()}; }
+std::vector<double> with_base(std::vector<double> factors) {
+  double rest = 1;
+  for (const double factor : factors) rest -= factor;
+  factors.push_back(rest);
+  return factors;
+}
 
 int64_t last_dimension(const CombineJob& job) { return job.shape.empty() ? 1 : std::max<int64_t>(1, job.shape.back()); }
 int64_t flat_row(const CombineJob& job) {
@@ -81,14 +86,11 @@ void Passes::run_chunk(int64_t chunk, const std::function<void(const Tile&)>& bo
   std::vector<float*> all, rest;
   for (size_t i = 0; i < inputs; ++i) all.push_back(buffer.data() + i * static_cast<size_t>(tile_));
   for (const size_t i : rest_) rest.push_back(all[i]);
-  const CombineKernels& kernels = combine_kernels();
   const int64_t end = std::min(elements_, (chunk + 1) * chunk_);
   for (int64_t at = chunk * chunk_; at < end; at += tile_) {
     Tile tile{chunk, at,  std::min(tile_, end - at), job_.base < 0 ? nullptr : all[static_cast<size_t>(job_.base)],
               all,   rest};
     for (size_t i = 0; i < inputs; ++i) job_.inputs[i]->read(at, tile.count, all[i]);
-    if (differences_)
-      for (float* x : rest) kernels.subtract(x, tile.base, tile.count, x);
     body(tile);
   }
 }
@@ -130,8 +132,13 @@ std::vector<double> Passes::gram() const {
   const CombineKernels& kernels = combine_kernels();
   const std::vector<double> lanes = sums(m * m * kSumLanes, [&](const Tile& tile, double* sums) {
     for (size_t i = 0; i < m; ++i)
-      for (size_t j = i; j < m; ++j)
-        kernels.dot(tile.rest[i], tile.rest[j], tile.count, sums + (i * m + j) * kSumLanes);
+      for (size_t j = i; j < m; ++j) {
+        double* lanes = sums + (i * m + j) * kSumLanes;
+        if (differences_)
+          kernels.dot_differences(tile.rest[i], tile.rest[j], tile.base, tile.count, lanes);
+        else
+          kernels.dot(tile.rest[i], tile.rest[j], tile.count, lanes);
+      }
   });
   std::vector<double> g(m * m);
   for (size_t i = 0; i < m; ++i)
@@ -141,8 +148,7 @@ std::vector<double> Passes::gram() const {
 
 void Passes::write_sum(const std::vector<double>& factors) const {
   GALVANI_CHECK(factors.size() == count());
-  std::vector<float> own = as_factors(factors);
-  if (differences_) own.push_back(1.0f);
+  const std::vector<double> own = differences_ ? with_base(factors) : factors;
   const CombineKernels& kernels = combine_kernels();
   write([&](const Tile& tile, float* out) {
     std::vector<const float*> in(tile.rest.begin(), tile.rest.end());

@@ -5,8 +5,8 @@
 //   output   float32 values handed to `emit`, every element once, from several threads
 //
 // Nothing of a tensor's size is held: a method is one or more passes over tiles of all inputs, and what passes carry
-// over are sums, thresholds or per-row numbers. Arithmetic: differences in float32, products and sums in float64
-// (combine_kernels.h). Equal input gives equal bits whatever the threads and instruction set. Random masks depend on
+// over are sums, thresholds or per-row numbers. Arithmetic: float64, rounded to float32 once, at the end; only ranks by
+// |W_i − base| take the difference as float32, as mergekit's do (combine_kernels.h). Equal input gives equal bits whatever the threads and instruction set. Random masks depend on
 // seed, input and element only.
 #pragma once
 #include <cstdint>

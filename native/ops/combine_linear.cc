@@ -19,8 +19,8 @@ void linear(Passes& passes) {
   for (const double w : found->second) sum += w;
   const bool normalize = passes.flag("normalize");
   if (normalize && sum == 0) bad_merge(job, "weights add up to 0 and cannot be normalised");
-  std::vector<float> factors;
-  for (const double w : found->second) factors.push_back(static_cast<float>(normalize ? w / sum : w));
+  std::vector<double> factors;
+  for (const double w : found->second) factors.push_back(normalize ? w / sum : w);
   const CombineKernels& kernels = combine_kernels();
   passes.write([&](const Tile& tile, float* out) {
     kernels.weighted_sum(tile.all.data(), factors.data(), static_cast<int>(factors.size()), tile.count, out);
@@ -30,7 +30,7 @@ void linear(Passes& passes) {
 // One input, times `scale`.
 void passthrough(Passes& passes) {
   const auto scale = passes.job().each.find("scale");
-  const float factor = scale == passes.job().each.end() ? 1.0f : static_cast<float>(scale->second.at(0));
+  const double factor = scale == passes.job().each.end() ? 1.0 : scale->second.at(0);
   const CombineKernels& kernels = combine_kernels();
   passes.write(
       [&](const Tile& tile, float* out) { kernels.weighted_sum(tile.all.data(), &factor, 1, tile.count, out); });
@@ -94,19 +94,16 @@ void model_stock(Passes& passes) {
   passes.write([&](const Tile& tile, float* out) {
     std::vector<double> g(m * m);
     std::vector<const float*> in(m + 1);
-    std::vector<float> factors(m + 1, 1.0f);
     for (int64_t at = 0; at < tile.count; at += row) {
       for (size_t i = 0; i < m; ++i)
         for (size_t j = i; j < m; ++j) {
           double lanes[kSumLanes] = {};
-          kernels.dot(tile.rest[i] + at, tile.rest[j] + at, row, lanes);
+          kernels.dot_differences(tile.rest[i] + at, tile.rest[j] + at, tile.base + at, row, lanes);
           g[i * m + j] = lane_sum(lanes);
         }
       const double share = stock_ratio(mean_cosine(g.data(), m), m) / static_cast<double>(m);
-      for (size_t i = 0; i < m; ++i) {
-        in[i] = tile.rest[i] + at;
-        factors[i] = static_cast<float>(share);
-      }
+      const std::vector<double> factors = with_base(std::vector<double>(m, share));
+      for (size_t i = 0; i < m; ++i) in[i] = tile.rest[i] + at;
       in[m] = tile.base + at;
       kernels.weighted_sum(in.data(), factors.data(), static_cast<int>(m + 1), row, out + at);
     }

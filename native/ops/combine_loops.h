@@ -28,7 +28,6 @@ inline float from_bits(uint32_t bits) {
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
-inline float magnitude(float value) { return from_bits(to_bits(value) & 0x7fffffffu); }
 
 void widen_bf16(const uint16_t* from, int64_t n, float* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = from_bits(static_cast<uint32_t>(from[i]) << 16);
@@ -65,24 +64,21 @@ void narrow_f16(const float* from, int64_t n, uint16_t* to) {
 }
 #endif
 
-void subtract(const float* a, const float* b, int64_t n, float* out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = a[i] - b[i];
-}
-void scale(float* x, float factor, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) x[i] *= factor;
-}
-void add_scaled(float factor, const float* x, double* y, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) y[i] += static_cast<double>(factor) * static_cast<double>(x[i]);
+inline double difference(float a, float b) { return static_cast<double>(a) - static_cast<double>(b); }
+inline double magnitude(double value) { return value < 0 ? -value : value; }
+
+void add_scaled(double factor, const float* x, double* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] += factor * static_cast<double>(x[i]);
 }
 
 constexpr int kStrip = 64;  // elements whose float64 sums stay in registers or the first cache
 
-void weighted_sum(const float* const* in, const float* factor, int count, int64_t n, float* out) {
+void weighted_sum(const float* const* in, const double* factor, int count, int64_t n, float* out) {
   for (int64_t at = 0; at < n; at += kStrip) {
     const int64_t width = n - at < kStrip ? n - at : kStrip;
     double sums[kStrip];
     // The first product is not added to 0, which would lose the sign of a zero.
-    for (int64_t i = 0; i < width; ++i) sums[i] = static_cast<double>(factor[0]) * static_cast<double>(in[0][at + i]);
+    for (int64_t i = 0; i < width; ++i) sums[i] = factor[0] * static_cast<double>(in[0][at + i]);
     for (int input = 1; input < count; ++input) {
       const float* x = in[input] + at;
       const double f = factor[input];
@@ -92,23 +88,25 @@ void weighted_sum(const float* const* in, const float* factor, int count, int64_
   }
 }
 
-void dot(const float* a, const float* b, int64_t n, double* lanes) {
+// Adds term(i) for i < n to the lanes, element i to lane i % kSumLanes.
+template <typename Term>
+inline void add_to_lanes(int64_t n, double* lanes, const Term& term) {
   double sums[kSumLanes] = {};
   int64_t at = 0;
   for (; at + kSumLanes <= n; at += kSumLanes)
-    for (int lane = 0; lane < kSumLanes; ++lane)
-      sums[lane] += static_cast<double>(a[at + lane]) * static_cast<double>(b[at + lane]);
-  for (; at < n; ++at) sums[at % kSumLanes] += static_cast<double>(a[at]) * static_cast<double>(b[at]);
+    for (int lane = 0; lane < kSumLanes; ++lane) sums[lane] += term(at + lane);
+  for (; at < n; ++at) sums[at % kSumLanes] += term(at);
   for (int lane = 0; lane < kSumLanes; ++lane) lanes[lane] += sums[lane];
 }
 
-void sum_abs(const float* a, int64_t n, double* lanes) {
-  double sums[kSumLanes] = {};
-  int64_t at = 0;
-  for (; at + kSumLanes <= n; at += kSumLanes)
-    for (int lane = 0; lane < kSumLanes; ++lane) sums[lane] += static_cast<double>(magnitude(a[at + lane]));
-  for (; at < n; ++at) sums[at % kSumLanes] += static_cast<double>(magnitude(a[at]));
-  for (int lane = 0; lane < kSumLanes; ++lane) lanes[lane] += sums[lane];
+void dot(const float* a, const float* b, int64_t n, double* lanes) {
+  add_to_lanes(n, lanes, [=](int64_t i) { return static_cast<double>(a[i]) * static_cast<double>(b[i]); });
+}
+void dot_differences(const float* a, const float* b, const float* base, int64_t n, double* lanes) {
+  add_to_lanes(n, lanes, [=](int64_t i) { return difference(a[i], base[i]) * difference(b[i], base[i]); });
+}
+void sum_abs_difference(const float* a, const float* base, int64_t n, double* lanes) {
+  add_to_lanes(n, lanes, [=](int64_t i) { return magnitude(difference(a[i], base[i])); });
 }
 
 // A uniform number in [0, 1) that depends on key and element alone (the finaliser of SplitMix64), so that a mask is
@@ -120,24 +118,26 @@ inline float uniform(uint64_t key, int64_t element) {
   return static_cast<float>(static_cast<int32_t>((z ^ (z >> 31)) >> 40)) * 0x1.0p-24f;
 }
 
-void keep_random(float* x, int64_t n, uint64_t key, int64_t begin, float keep) {
-  for (int64_t i = 0; i < n; ++i) x[i] = uniform(key, begin + i) < keep ? x[i] : 0.0f;
+void keep_random(const float* base, float* x, int64_t n, uint64_t key, int64_t begin, float keep) {
+  for (int64_t i = 0; i < n; ++i) x[i] = uniform(key, begin + i) < keep ? x[i] : base[i];
 }
-void keep_random_each(float* x, int64_t n, uint64_t key, int64_t begin, const float* keep) {
-  for (int64_t i = 0; i < n; ++i) x[i] = uniform(key, begin + i) < keep[i] ? x[i] : 0.0f;
+void keep_random_each(const float* base, float* x, int64_t n, uint64_t key, int64_t begin, const float* keep) {
+  for (int64_t i = 0; i < n; ++i) x[i] = uniform(key, begin + i) < keep[i] ? x[i] : base[i];
 }
 
-void consensus_sum(const float* base, const float* const* d, const float* weight, int count, bool normalize,
-                   float lambda, int64_t n, float* out) {
+void consensus_sum(const float* base, const float* const* x, const double* factor, const double* weight, int count,
+                   bool normalize, double lambda, int64_t n, float* out) {
   for (int64_t at = 0; at < n; at += kStrip) {
     const int64_t width = n - at < kStrip ? n - at : kStrip;
     double sums[kStrip] = {}, mixed[kStrip] = {}, divisor[kStrip] = {};
-    for (int m = 0; m < count; ++m)
-      for (int64_t i = 0; i < width; ++i) sums[i] += static_cast<double>(d[m][at + i]);
     for (int m = 0; m < count; ++m) {
-      const double w = weight[m];
+      const double f = factor[m];
+      for (int64_t i = 0; i < width; ++i) sums[i] += f * difference(x[m][at + i], base[at + i]);
+    }
+    for (int m = 0; m < count; ++m) {
+      const double f = factor[m], w = weight[m];
       for (int64_t i = 0; i < width; ++i) {
-        const double value = d[m][at + i];
+        const double value = f * difference(x[m][at + i], base[at + i]);
         const bool agrees = sums[i] >= 0 ? value > 0 : value < 0;
         mixed[i] += agrees ? value : 0.0;
         divisor[i] += agrees ? w : 0.0;
@@ -145,25 +145,21 @@ void consensus_sum(const float* base, const float* const* d, const float* weight
     }
     if (normalize)
       for (int64_t i = 0; i < width; ++i) mixed[i] /= divisor[i] == 0 ? 1.0 : divisor[i];
-    for (int64_t i = 0; i < width; ++i) {
-      // Rounded to float32 first, so that its product with lambda is exact.
-      const float step = static_cast<float>(mixed[i]);
-      out[at + i] = static_cast<float>(static_cast<double>(base[at + i]) +
-                                       static_cast<double>(lambda) * static_cast<double>(step));
-    }
+    for (int64_t i = 0; i < width; ++i)
+      out[at + i] = static_cast<float>(static_cast<double>(base[at + i]) + lambda * mixed[i]);
   }
 }
 
-void sce_sum(const float* base, const float* const* d, const float* weight, int count, int64_t n, float* out) {
+void sce_sum(const float* base, const float* const* x, const double* weight, int count, int64_t n, float* out) {
   for (int64_t at = 0; at < n; at += kStrip) {
     const int64_t width = n - at < kStrip ? n - at : kStrip;
     double sums[kStrip] = {}, mixed[kStrip] = {}, divisor[kStrip] = {};
     for (int m = 0; m < count; ++m)
-      for (int64_t i = 0; i < width; ++i) sums[i] += static_cast<double>(d[m][at + i]);
+      for (int64_t i = 0; i < width; ++i) sums[i] += difference(x[m][at + i], base[at + i]);
     for (int m = 0; m < count; ++m) {
       const double w = weight[m];
       for (int64_t i = 0; i < width; ++i) {
-        const double value = d[m][at + i];
+        const double value = difference(x[m][at + i], base[at + i]);
         const bool agrees = sums[i] >= 0 ? value > 0 : value < 0;
         mixed[i] += agrees ? w * value : 0.0;
         divisor[i] += agrees ? w : 0.0;
@@ -175,21 +171,21 @@ void sce_sum(const float* base, const float* const* d, const float* weight, int 
   }
 }
 
-void variance(const float* const* d, int count, int64_t n, float* out) {
+void variance(const float* const* x, int count, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) {
     double sum = 0;
-    for (int m = 0; m < count; ++m) sum += static_cast<double>(d[m][i]);
-    const float mean = static_cast<float>(sum / count);
+    for (int m = 0; m < count; ++m) sum += static_cast<double>(x[m][i]);
+    const double mean = sum / count;  // of equal values exactly that value
     double square = 0;
     for (int m = 0; m < count; ++m) {
-      const float off = d[m][i] - mean;
-      square += static_cast<double>(off) * static_cast<double>(off);
+      const double off = static_cast<double>(x[m][i]) - mean;
+      square += off * off;
     }
     out[i] = static_cast<float>(square / count);
   }
 }
 
-void ram_sum(const float* base, const float* const* d, const float* unique, int count, float epsilon, int64_t n,
+void ram_sum(const float* base, const float* const* x, const double* unique, int count, double epsilon, int64_t n,
              float* out) {
   for (int64_t at = 0; at < n; at += kStrip) {
     const int64_t width = n - at < kStrip ? n - at : kStrip;
@@ -197,11 +193,11 @@ void ram_sum(const float* base, const float* const* d, const float* unique, int 
     for (int m = 0; m < count; ++m) {
       const double factor = unique[m];
       for (int64_t i = 0; i < width; ++i) {
-        const float value = d[m][at + i];
+        const double value = difference(x[m][at + i], base[at + i]);
         const bool counts = magnitude(value) > epsilon;
         takers[i] += counts ? 1.0 : 0.0;
-        shared[i] += counts ? static_cast<double>(value) : 0.0;
-        alone[i] += counts ? factor * static_cast<double>(value) : 0.0;
+        shared[i] += counts ? value : 0.0;
+        alone[i] += counts ? factor * value : 0.0;
       }
     }
     for (int64_t i = 0; i < width; ++i) {
@@ -211,20 +207,20 @@ void ram_sum(const float* base, const float* const* d, const float* unique, int 
   }
 }
 
-void nearswap(const float* a, const float* b, float t, int64_t n, float* out) {
+void nearswap(const float* a, const float* b, double t, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) {
-    const float step = b[i] - a[i], size = magnitude(step);
-    const float moved = a[i] + (step > 0 ? t : -t);
-    out[i] = size <= t ? b[i] : moved;
+    const double step = difference(b[i], a[i]);
+    const float moved = static_cast<float>(static_cast<double>(a[i]) + (step > 0 ? t : -t));
+    out[i] = magnitude(step) <= t ? b[i] : moved;
   }
 }
 
 }  // namespace
 
-#define GALVANI_COMBINE_TABLE                                                                                \
-  {                                                                                                          \
-    widen_bf16, widen_f16, narrow_bf16, narrow_f16, subtract, scale, add_scaled, weighted_sum, dot, sum_abs, \
-        keep_random, keep_random_each, consensus_sum, sce_sum, variance, ram_sum, nearswap                   \
+#define GALVANI_COMBINE_TABLE                                                                                 \
+  {                                                                                                           \
+    widen_bf16, widen_f16, narrow_bf16, narrow_f16, add_scaled, weighted_sum, dot, dot_differences,           \
+        sum_abs_difference, keep_random, keep_random_each, consensus_sum, sce_sum, variance, ram_sum, nearswap \
   }
 
 }  // namespace galvani

@@ -39,29 +39,30 @@ void sce(Passes& passes) {
   }
   const auto select = [&](const Tile& tile) {
     if (!mask) return;
+    const std::vector<float> dropped(static_cast<size_t>(tile.count), 0.0f);
     std::vector<float> kept(static_cast<size_t>(tile.count), 1.0f);
-    mask->apply(tile, 0, kept.data());
-    for (float* d : tile.rest)
-      for (int64_t i = 0; i < tile.count; ++i) d[i] = kept[static_cast<size_t>(i)] != 0 ? d[i] : 0.0f;
+    mask->apply(tile, 0, dropped.data(), kept.data());
+    for (float* x : tile.rest)
+      for (int64_t i = 0; i < tile.count; ++i) x[i] = kept[static_cast<size_t>(i)] != 0 ? x[i] : tile.base[i];
   };
   const std::vector<double> lanes = passes.sums(m * kSumLanes, [&](const Tile& tile, double* sums) {
     select(tile);
-    for (size_t i = 0; i < m; ++i) kernels.dot(tile.rest[i], tile.rest[i], tile.count, sums + i * kSumLanes);
+    for (size_t i = 0; i < m; ++i)
+      kernels.dot_differences(tile.rest[i], tile.rest[i], tile.base, tile.count, sums + i * kSumLanes);
   });
   std::vector<double> weight(m);
   double total = 0;
   for (size_t i = 0; i < m; ++i) total += weight[i] = lane_sum(lanes.data() + i * kSumLanes);
   for (double& w : weight) w = total > 0 ? w / total : 1 / static_cast<double>(m);
-  const std::vector<float> factors = as_factors(weight);
   passes.write([&](const Tile& tile, float* out) {
     select(tile);
-    kernels.sce_sum(tile.base, tile.rest.data(), factors.data(), static_cast<int>(m), tile.count, out);
+    kernels.sce_sum(tile.base, tile.rest.data(), weight.data(), static_cast<int>(m), tile.count, out);
   });
 }
 
 // Reinforced Agent Merging: entries one model changed are kept whole, entries several changed are averaged.
-void ram_with(Passes& passes, const std::vector<float>& unique) {
-  const auto epsilon = static_cast<float>(passes.shared("epsilon"));
+void ram_with(Passes& passes, const std::vector<double>& unique) {
+  const double epsilon = passes.shared("epsilon");
   const CombineKernels& kernels = combine_kernels();
   passes.write([&](const Tile& tile, float* out) {
     kernels.ram_sum(tile.base, tile.rest.data(), unique.data(), static_cast<int>(unique.size()), epsilon, tile.count,
@@ -70,35 +71,36 @@ void ram_with(Passes& passes, const std::vector<float>& unique) {
 }
 void ram(Passes& passes) {
   require_base(passes);
-  passes.use_differences();
-  ram_with(passes, std::vector<float>(passes.count(), 1.0f));
+  ram_with(passes, std::vector<double>(passes.count(), 1.0));
 }
 
 // RAM+, tensor by tensor: what only one model changed is magnified by how much it shares elsewhere.
 void ramplus_tl(Passes& passes) {
   require_base(passes);
-  passes.use_differences();
   const size_t m = passes.count();
-  const auto epsilon = static_cast<float>(passes.shared("epsilon"));
+  const double epsilon = passes.shared("epsilon");
   const std::vector<double> counts = passes.sums(2 * m, [&](const Tile& tile, double* sums) {
+    const auto takes = [&](size_t k, int64_t i) {
+      return std::fabs(static_cast<double>(tile.rest[k][i]) - static_cast<double>(tile.base[i])) > epsilon;
+    };
     for (int64_t i = 0; i < tile.count; ++i) {
       size_t takers = 0;
-      for (const float* d : tile.rest) takers += std::fabs(d[i]) > epsilon;
+      for (size_t k = 0; k < m; ++k) takers += takes(k, i);
       for (size_t k = 0; takers > 0 && k < m; ++k)
-        if (std::fabs(tile.rest[k][i]) > epsilon) sums[2 * k + (takers > 1 ? 0 : 1)] += 1;
+        if (takes(k, i)) sums[2 * k + (takers > 1 ? 0 : 1)] += 1;
     }
   });
-  std::vector<float> unique;
+  std::vector<double> unique;
   for (size_t i = 0; i < m; ++i) {
-    const double rho = counts[2 * i] / std::max(counts[2 * i + 1], passes.shared("epsilon"));
-    unique.push_back(static_cast<float>(1 + passes.shared("r") * std::clamp(rho, 0.0, passes.shared("alpha"))));
+    const double rho = counts[2 * i] / std::max(counts[2 * i + 1], epsilon);
+    unique.push_back(1 + passes.shared("r") * std::clamp(rho, 0.0, passes.shared("alpha")));
   }
   ram_with(passes, unique);
 }
 
 void nearswap(Passes& passes) {
   require_base(passes, 1);
-  const auto t = static_cast<float>(passes.shared("t"));
+  const double t = passes.shared("t");
   const CombineKernels& kernels = combine_kernels();
   passes.write([&](const Tile& tile, float* out) { kernels.nearswap(tile.base, tile.rest[0], t, tile.count, out); });
 }
@@ -127,14 +129,15 @@ double row_divergence(const float* fresh, const float* base, int64_t n) {
 void arcee_fusion(Passes& passes) {
   require_base(passes, 1);
   const int64_t row = passes.unit();
-  std::vector<float> divergence(static_cast<size_t>(passes.elements() / row));
+  std::vector<double> divergence(static_cast<size_t>(passes.elements() / row));
   passes.visit([&](const Tile& tile) {
     for (int64_t at = 0; at < tile.count; at += row)
       divergence[static_cast<size_t>((tile.begin + at) / row)] =
-          static_cast<float>(row_divergence(tile.rest[0] + at, tile.base + at, row));
+          row_divergence(tile.rest[0] + at, tile.base + at, row);
   });
   const auto importance = [&](const Tile& tile, int64_t i) {
-    return std::fabs(tile.rest[0][i] - tile.base[i]) * divergence[static_cast<size_t>((tile.begin + i) / row)];
+    const double difference = static_cast<double>(tile.rest[0][i]) - static_cast<double>(tile.base[i]);
+    return std::fabs(difference) * divergence[static_cast<size_t>((tile.begin + i) / row)];
   };
   // A divergence is never negative, but its sum may round to just below 0: order signed floats.
   const auto ordered = [](float value) {
@@ -146,11 +149,11 @@ void arcee_fusion(Passes& passes) {
   const std::vector<RankAnswer> quartiles = keys_at_ranks(passes,
                                                           [&](const Tile& tile, size_t, uint32_t* keys) {
                                                             for (int64_t i = 0; i < tile.count; ++i)
-                                                              keys[i] = ordered(importance(tile, i));
+                                                              keys[i] = ordered(static_cast<float>(importance(tile, i)));
                                                           },
                                                           1, {{0, at(0.25)}, {0, at(0.5)}, {0, at(0.75)}});
   const float q1 = value_of(quartiles[0].key), median = value_of(quartiles[1].key), q3 = value_of(quartiles[2].key);
-  const float threshold = static_cast<float>(median + 1.5 * (static_cast<double>(q3) - static_cast<double>(q1)));
+  const double threshold = median + 1.5 * (static_cast<double>(q3) - static_cast<double>(q1));
   passes.write([&](const Tile& tile, float* out) {
     for (int64_t i = 0; i < tile.count; ++i) out[i] = importance(tile, i) >= threshold ? tile.rest[0][i] : tile.base[i];
   });

@@ -14,7 +14,7 @@ struct Tile {
   int64_t chunk = 0, begin = 0, count = 0;
   float* base = nullptr;         // nullptr when the job has none
   std::span<float* const> all;   // in the job's order, base included
-  std::span<float* const> rest;  // without base; minus base after Passes::use_differences()
+  std::span<float* const> rest;  // without base
 };
 
 class Passes {
@@ -30,7 +30,7 @@ class Passes {
   int64_t chunk_elements() const { return chunk_; }
   size_t count() const { return rest_.size(); }  // inputs without base
 
-  // From here on tiles hold W_i − base in `rest`.
+  // From here on gram() and write_sum() speak of W_i − base.
   void use_differences() { differences_ = true; }
 
   // A parameter of the tensor; the values of `each` of the inputs without base.
@@ -44,9 +44,9 @@ class Passes {
   // body writes tile.count values.
   void write(const std::function<void(const Tile&, float* out)>& body) const;
 
-  // (count, count) inner products of `rest`.
+  // (count, count) inner products of the inputs without base.
   std::vector<double> gram() const;
-  // Emits Σ factor[i] · rest[i], plus base after use_differences().
+  // Emits Σ factor[i] · W_i, or base + Σ factor[i] · (W_i − base).
   void write_sum(const std::vector<double>& factors) const;
 
  private:
@@ -63,7 +63,8 @@ class Passes {
 
 // Sixteen lanes added in order.
 double lane_sum(const double* lanes);
-std::vector<float> as_factors(const std::vector<double>& values);
+// The factors of rest and base that make base + Σ factor[i] · (W_i − base) one weighted sum: base gets 1 − Σ factor.
+std::vector<double> with_base(std::vector<double> factors);
 [[noreturn]] void bad_merge(const CombineJob& job, const std::string& what);
 
 // The methods: name → function. One file each for what they share.

@@ -141,10 +141,10 @@ RankMask::RankMask(const Passes& passes, KeyFunction keys, const std::vector<Ran
     }
 }
 
-void RankMask::apply(const Tile& tile, size_t list, float* values) const {
+void RankMask::apply(const Tile& tile, size_t list, const float* otherwise, float* values) const {
   const Threshold& t = thresholds_[list];
   if (t.none) {
-    std::fill_n(values, tile.count, 0.0f);
+    std::copy_n(otherwise, tile.count, values);
     return;
   }
   std::vector<uint32_t> k(static_cast<size_t>(tile.count));
@@ -159,7 +159,7 @@ void RankMask::apply(const Tile& tile, size_t list, float* values) const {
     bool kept = key >= t.low && key <= t.high;
     if (key == t.low) kept &= low++ >= t.skip;
     if (key == t.high) kept &= high++ < t.keep;
-    values[i] = kept ? values[i] : 0.0f;
+    values[i] = kept ? values[i] : otherwise[i];
   }
   seen[0] += low - low_at_start;
   seen[1] += high - high_at_start;

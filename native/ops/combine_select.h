@@ -38,8 +38,9 @@ struct RankRange {
 class RankMask {
  public:
   RankMask(const Passes& passes, KeyFunction keys, const std::vector<RankRange>& ranges);
-  // Zeroes values[i] outside the range of `list`. Within one pass, every tile of a chunk must come once and in order.
-  void apply(const Tile& tile, size_t list, float* values) const;
+  // Sets values[i] to otherwise[i] outside the range of `list`. Within one pass, every tile of a chunk must come once
+  // and in order.
+  void apply(const Tile& tile, size_t list, const float* otherwise, float* values) const;
 
  private:
   struct Threshold {

@@ -46,7 +46,7 @@ void slerp(Passes& passes) {
   });
   const Pair pair = slerp_factors(passes.shared("t"), lane_sum(lanes.data()), lane_sum(lanes.data() + kSumLanes),
                                   lane_sum(lanes.data() + 2 * kSumLanes));
-  const float factors[] = {static_cast<float>(pair.first), static_cast<float>(pair.second)};
+  const double factors[] = {pair.first, pair.second};
   passes.write([&](const Tile& tile, float* out) {
     const float* in[] = {tile.base, tile.rest[0]};
     kernels.weighted_sum(in, factors, 2, tile.count, out);
@@ -77,17 +77,17 @@ void nuslerp(Passes& passes) {
     return passes.write_sum({pair.first, pair.second});
   }
   const CombineKernels& kernels = combine_kernels();
-  const auto blend = [&](const Tile& tile, const Pair& pair, int64_t i) {
-    const double mixed =
-        pair.first * static_cast<double>(tile.rest[0][i]) + pair.second * static_cast<double>(tile.rest[1][i]);
-    return static_cast<float>(has_base ? static_cast<double>(tile.base[i]) + mixed : mixed);
+  // Element i of W_k, or of W_k − base.
+  const auto value = [&](const Tile& tile, size_t k, int64_t i) {
+    const double own = tile.rest[k][i];
+    return has_base ? own - static_cast<double>(tile.base[i]) : own;
   };
   if (passes.flag("nuslerp_row_wise") && job.shape.size() > 1) {
     const int64_t columns = passes.elements() / job.shape[0];
     const std::vector<double> sums = passes.sums(static_cast<size_t>(3 * columns), [&](const Tile& tile, double* to) {
       for (int64_t i = 0; i < tile.count; ++i) {
         double* at = to + 3 * ((tile.begin + i) % columns);
-        const double a = tile.rest[0][i], b = tile.rest[1][i];
+        const double a = value(tile, 0, i), b = value(tile, 1, i);
         at[0] += a * a;
         at[1] += a * b;
         at[2] += b * b;
@@ -99,19 +99,28 @@ void nuslerp(Passes& passes) {
       pairs.push_back(nuslerp_factors(t, at[0], at[1], at[2]));
     }
     return passes.write([&](const Tile& tile, float* out) {
-      for (int64_t i = 0; i < tile.count; ++i)
-        out[i] = blend(tile, pairs[static_cast<size_t>((tile.begin + i) % columns)], i);
+      for (int64_t i = 0; i < tile.count; ++i) {
+        const Pair& pair = pairs[static_cast<size_t>((tile.begin + i) % columns)];
+        const double mixed = pair.first * value(tile, 0, i) + pair.second * value(tile, 1, i);
+        out[i] = static_cast<float>(has_base ? static_cast<double>(tile.base[i]) + mixed : mixed);
+      }
     });
   }
   const int64_t row = passes.unit();
   passes.write([&](const Tile& tile, float* out) {
     for (int64_t at = 0; at < tile.count; at += row) {
       double lanes[3][kSumLanes] = {};
-      kernels.dot(tile.rest[0] + at, tile.rest[0] + at, row, lanes[0]);
-      kernels.dot(tile.rest[0] + at, tile.rest[1] + at, row, lanes[1]);
-      kernels.dot(tile.rest[1] + at, tile.rest[1] + at, row, lanes[2]);
+      const float *a = tile.rest[0] + at, *b = tile.rest[1] + at, *base = has_base ? tile.base + at : nullptr;
+      const auto dot = [&](const float* x, const float* y, double* to) {
+        has_base ? kernels.dot_differences(x, y, base, row, to) : kernels.dot(x, y, row, to);
+      };
+      dot(a, a, lanes[0]);
+      dot(a, b, lanes[1]);
+      dot(b, b, lanes[2]);
       const Pair pair = nuslerp_factors(t, lane_sum(lanes[0]), lane_sum(lanes[1]), lane_sum(lanes[2]));
-      for (int64_t i = at; i < at + row; ++i) out[i] = blend(tile, pair, i);
+      const double factors[] = {pair.first, pair.second, 1 - pair.first - pair.second};
+      const float* in[] = {a, b, base};
+      kernels.weighted_sum(in, factors, has_base ? 3 : 2, row, out + at);
     }
   });
 }
@@ -223,8 +232,8 @@ void karcher(Passes& passes) {
         for (double& c : mean) c /= now;
     }
   }
-  std::vector<float> factors;
-  for (const double c : mean) factors.push_back(static_cast<float>(radius * c));
+  std::vector<double> factors;
+  for (const double c : mean) factors.push_back(radius * c);
   passes.write([&](const Tile& tile, float* out) {
     kernels.weighted_sum(tile.all.data(), factors.data(), static_cast<int>(m), tile.count, out);
   });

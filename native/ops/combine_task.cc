@@ -16,7 +16,7 @@
 namespace galvani {
 namespace {
 
-// Zeroes what a method leaves out of the differences of one tile.
+// Puts back to the base what a method leaves out of one tile's differences.
 using Thin = std::function<void(const Tile&)>;
 
 uint64_t input_key(const CombineJob& job, size_t input) {
@@ -45,12 +45,12 @@ Thin by_rank(Passes& passes, bool descending, const std::function<RankRange(int6
   }
   if (thinned.empty()) return [](const Tile&) {};
   const auto keys = [thinned, descending](const Tile& tile, size_t list, uint32_t* out) {
-    const float* d = tile.rest[thinned[list]];
-    for (int64_t i = 0; i < tile.count; ++i) out[i] = rank_key(d[i], descending);
+    const float *x = tile.rest[thinned[list]], *base = tile.base;
+    for (int64_t i = 0; i < tile.count; ++i) out[i] = rank_key(x[i] - base[i], descending);
   };
   const auto mask = std::make_shared<RankMask>(passes, keys, ranges);
   return [mask, thinned](const Tile& tile) {
-    for (size_t list = 0; list < thinned.size(); ++list) mask->apply(tile, list, tile.rest[thinned[list]]);
+    for (size_t list = 0; list < thinned.size(); ++list) mask->apply(tile, list, tile.base, tile.rest[thinned[list]]);
   };
 }
 
@@ -85,18 +85,18 @@ Thin keep_at_random(Passes& passes) {
   return [draws](const Tile& tile) {
     for (size_t i = 0; i < draws.size(); ++i)
       if (draws[i].first < 1)
-        combine_kernels().keep_random(tile.rest[i], tile.count, draws[i].second, tile.begin, draws[i].first);
+        combine_kernels().keep_random(tile.base, tile.rest[i], tile.count, draws[i].second, tile.begin, draws[i].first);
   };
 }
 
-// Ranks 0 … n − 1 by |x|, equal ones in order: least significant digits first, 11 bits at a time.
-void row_ranks(const float* x, int64_t n, uint32_t* ranks) {
+// Ranks 0 … n − 1 by |x − base|, equal ones in order: least significant digits first, 11 bits at a time.
+void row_ranks(const float* x, const float* base, int64_t n, uint32_t* ranks) {
   const auto size = static_cast<size_t>(n);
   std::vector<uint32_t> order(size), next(size);
   for (size_t i = 0; i < size; ++i) order[i] = static_cast<uint32_t>(i);
   for (int digit = 0; digit < 3; ++digit) {
     std::vector<uint32_t> at(2049, 0);
-    const auto bin = [&](uint32_t i) { return (rank_key(x[i], false) >> (11 * digit)) & 2047u; };
+    const auto bin = [&](uint32_t i) { return (rank_key(x[i] - base[i], false) >> (11 * digit)) & 2047u; };
     for (size_t i = 0; i < size; ++i) ++at[bin(static_cast<uint32_t>(i)) + 1];
     for (size_t b = 1; b < at.size(); ++b) at[b] += at[b - 1];
     for (const uint32_t i : order) next[at[bin(i)]++] = i;
@@ -123,18 +123,18 @@ Thin keep_by_magnitude_at_random(Passes& passes) {
       float* x = tile.rest[input];
       if (density[input] >= 1) continue;
       if (density[input] <= 0) {
-        std::fill_n(x, tile.count, 0.0f);
+        std::copy_n(tile.base, tile.count, x);
         continue;
       }
       const double low = density[input] - epsilon[input];
       const double step = row > 1 ? 2 * epsilon[input] / static_cast<double>(row - 1) : 0;
       for (int64_t at = 0; at < tile.count; at += row) {
-        row_ranks(x + at, row, ranks.data());
+        row_ranks(x + at, tile.base + at, row, ranks.data());
         for (int64_t i = 0; i < row; ++i)
           keep[static_cast<size_t>(at + i)] =
               static_cast<float>(row > 1 ? low + step * ranks[static_cast<size_t>(i)] : density[input]);
       }
-      combine_kernels().keep_random_each(x, tile.count, draws[input], tile.begin, keep.data());
+      combine_kernels().keep_random_each(tile.base, x, tile.count, draws[input], tile.begin, keep.data());
     }
   };
 }
@@ -147,31 +147,34 @@ void merge_differences(Passes& passes, Thin (*make_thin)(Passes&), bool consensu
   passes.use_differences();
   const Thin thin = make_thin(passes);
   const std::vector<double> density = passes.each("density"), weight = passes.each("weight");
-  std::vector<float> factors(m, 1.0f);
+  std::vector<double> factors(m, 1.0);
   // density 1 leaves nothing out, so there is nothing to restore
   const bool thins = std::any_of(density.begin(), density.end(), [](double d) { return d < 1; });
   if (passes.flag("rescale") && thins && make_thin != keep_all) {
     const std::vector<double> lanes = passes.sums(2 * m * kSumLanes, [&](const Tile& tile, double* sums) {
-      for (size_t i = 0; i < m; ++i) kernels.sum_abs(tile.rest[i], tile.count, sums + 2 * i * kSumLanes);
+      const auto add = [&](size_t after) {
+        for (size_t i = 0; i < m; ++i)
+          kernels.sum_abs_difference(tile.rest[i], tile.base, tile.count, sums + (2 * i + after) * kSumLanes);
+      };
+      add(0);
       thin(tile);
-      for (size_t i = 0; i < m; ++i) kernels.sum_abs(tile.rest[i], tile.count, sums + (2 * i + 1) * kSumLanes);
+      add(1);
     });
     for (size_t i = 0; i < m; ++i) {
       const double before = lane_sum(lanes.data() + 2 * i * kSumLanes);
       const double after = lane_sum(lanes.data() + (2 * i + 1) * kSumLanes);
-      if (after > 0) factors[i] = static_cast<float>(before / after);
+      if (after > 0) factors[i] = before / after;
     }
   }
+  for (size_t i = 0; i < m; ++i) factors[i] *= weight[i];
   const bool normalize = passes.flag("normalize");
   const double lambda = passes.shared("lambda");
   if (!consensus) {  // one weighted sum
     double total = 0;
     for (const double w : weight) total += w;
     const double divisor = normalize && std::fabs(total) >= 1e-8 ? total : 1.0;
-    std::vector<float> whole;
-    for (size_t i = 0; i < m; ++i)
-      whole.push_back(static_cast<float>(static_cast<double>(factors[i]) * weight[i] * lambda / divisor));
-    whole.push_back(1.0f);
+    for (double& factor : factors) factor *= lambda / divisor;
+    const std::vector<double> whole = with_base(factors);
     return passes.write([&](const Tile& tile, float* out) {
       thin(tile);
       std::vector<const float*> in(tile.rest.begin(), tile.rest.end());
@@ -179,15 +182,10 @@ void merge_differences(Passes& passes, Thin (*make_thin)(Passes&), bool consensu
       kernels.weighted_sum(in.data(), whole.data(), static_cast<int>(m + 1), tile.count, out);
     });
   }
-  const std::vector<float> weights = as_factors(weight);
   passes.write([&](const Tile& tile, float* out) {
     thin(tile);
-    for (size_t i = 0; i < m; ++i) {
-      if (factors[i] != 1) kernels.scale(tile.rest[i], factors[i], tile.count);
-      if (weights[i] != 1) kernels.scale(tile.rest[i], weights[i], tile.count);
-    }
-    kernels.consensus_sum(tile.base, tile.rest.data(), weights.data(), static_cast<int>(m), normalize,
-                          static_cast<float>(lambda), tile.count, out);
+    kernels.consensus_sum(tile.base, tile.rest.data(), factors.data(), weight.data(), static_cast<int>(m), normalize,
+                          lambda, tile.count, out);
   });
 }
 

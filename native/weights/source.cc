@@ -70,13 +70,13 @@ AdapterSource::AdapterSource(std::shared_ptr<const StoredSource> weight, const S
   rank_ = as[0];
   std::vector<float> left = read_all(b, bs[0] * bs[1]), right = read_all(a, as[0] * as[1]);
   if (transposed) {
-    left_ = transpose(right, as[0], as[1]);  // (rows, rank)
-    right_ = transpose(left, bs[0], bs[1]);  // (rank, columns)
-  } else {
-    left_ = std::move(left);
-    right_ = std::move(right);
+    std::swap(left, right);
+    left = transpose(left, as[0], as[1]);    // (rows, rank)
+    right = transpose(right, bs[0], bs[1]);  // (rank, columns)
   }
-  for (float& value : left_) value = static_cast<float>(scale * static_cast<double>(value));
+  left_.assign(left.begin(), left.end());
+  for (double& value : left_) value *= scale;
+  right_ = std::move(right);
 }
 
 void AdapterSource::read(int64_t begin, int64_t count, float* out) const {
@@ -116,7 +116,7 @@ GatheredSource::GatheredSource(RowMap map, const std::string& what) : map_(std::
   std::vector<float> row(static_cast<size_t>(map_.columns));
   for (size_t r = 0; r < map_.rows.size(); ++r) {
     read_row(static_cast<int64_t>(r), 0, map_.columns, row.data());
-    combine_kernels().add_scaled(1.0f, row.data(), sums.data(), map_.columns);
+    combine_kernels().add_scaled(1.0, row.data(), sums.data(), map_.columns);
   }
   for (const double sum : sums)
     mean_.push_back(static_cast<float>(sum / static_cast<double>(std::max<size_t>(1, map_.rows.size()))));
@@ -141,7 +141,7 @@ void GatheredSource::read_row(int64_t row, int64_t begin, int64_t count, float* 
   std::vector<double> sums(static_cast<size_t>(count), 0.0);
   for (const int32_t one : blend) {
     read_counted(one, begin, count, out);
-    combine_kernels().add_scaled(1.0f, out, sums.data(), count);
+    combine_kernels().add_scaled(1.0, out, sums.data(), count);
   }
   for (int64_t i = 0; i < count; ++i)
     out[i] = static_cast<float>(sums[static_cast<size_t>(i)] / static_cast<double>(blend.size()));

@@ -47,7 +47,7 @@ class AdapterSource final : public FloatSource {
  private:
   std::shared_ptr<const StoredSource> weight_;
   int64_t columns_, rank_;
-  std::vector<float> left_;   // (rows, rank), scale included
+  std::vector<double> left_;  // (rows, rank), scale included
   std::vector<float> right_;  // (rank, columns)
 };
 

@@ -89,8 +89,8 @@ describe('identities', () => {
     expect(await combine('arcee_fusion', [a, a], { base: 0 })).toEqual(a);
   });
   it('whole density and weight 1 give the model back', async () => {
-    for (const method of ['task_arithmetic', 'dare_linear', 'della_linear', 'breadcrumbs', 'ties'])
-      for (const [i, value] of (await combine(method, [a, b], task(1))).entries()) expect(value).toBeCloseTo(b[i]!, 6);
+    for (const method of ['task_arithmetic', 'dare_linear', 'della_linear', 'breadcrumbs', 'ties', 'sce', 'ram'])
+      expect(await combine(method, [a, b], task(1, { select_topk: 1, epsilon: 0 })), method).toEqual(b);
   });
   it('slerp ends at its ends', async () => {
     for (const [t, end] of [
@@ -109,6 +109,48 @@ describe('identities', () => {
     const mean = await combine('karcher', [unit(a), unit(b)], { shared: { max_iter: 50, tol: 1e-9 } });
     const half = await combine('slerp', [unit(a), unit(b)], { base: 0, shared: { t: 0.5 } });
     for (const [i, value] of mean.entries()) expect(value).toBeCloseTo(half[i]!, 6);
+  });
+});
+
+describe('where terms cancel, what float64 leaves', () => {
+  // Each case is base + Σ f · (W − base), f known in float64, with a base such that the sum nearly vanishes: a factor or a
+  // difference rounded to float32 would be wrong in the first digit.
+  type Numbers = readonly (readonly number[])[];
+  const n = 4000;
+  const inner = (x: readonly number[], y: readonly number[]) => x.reduce((sum, value, i) => sum + value * y[i]!, 0);
+  const minus = (x: readonly number[], y: readonly number[]) => x.map((value, i) => value - y[i]!);
+  const slerp = (t: number) => (vectors: Numbers) => {
+    const [d, e] = [minus(vectors[1]!, vectors[0]!), minus(vectors[2]!, vectors[0]!)];
+    const angle = Math.acos(inner(d, e) / Math.sqrt(inner(d, d) * inner(e, e)));
+    return [Math.sin((1 - t) * angle) / Math.sin(angle), Math.sin(t * angle) / Math.sin(angle)];
+  };
+  const tasks = (weight: number[], lambda: number) => ({
+    ...task(1, { lambda }),
+    each: { weight: [0, ...weight], density: weight.map(() => 1).concat(1), gamma: weight.map(() => 0).concat(0) },
+  });
+  const cases: [string, Partial<NativeMergeTensor>, (vectors: Numbers) => number[]][] = [
+    ['linear', { each: { weight: [0.4, 0.3, 0.3] }, shared: { normalize: 0 } }, () => [0.3, 0.3]],
+    ['task_arithmetic', tasks([0.6, 0.7], 0.8), () => [0.6 * 0.8, 0.7 * 0.8]],
+    ['ties', tasks([0.7], 0.3), () => [0.7 * 0.3]],
+    ['breadcrumbs', tasks([0.6, 0.7], 1), () => [0.6, 0.7]],
+    [
+      'nuslerp',
+      { base: 0, each: { weight: [0, 0.4, 0.6] }, shared: { nuslerp_flatten: 1, nuslerp_row_wise: 0 } },
+      slerp(0.6),
+    ],
+  ];
+  it.each(cases)('%s', async (method, options, factors) => {
+    const zero = draw(n, 21, 0);
+    const count = factors([zero, draw(n, 22), draw(n, 23)]).length;
+    const moves = Array.from({ length: count }, (_, m) => draw(n, 22 + m));
+    const first = factors([zero, ...moves]);
+    const base = zero.map((_, i) => Math.fround(-first.reduce((x, factor, m) => x + factor * moves[m]![i]!, 0)));
+    const all = [base, ...moves.map((move) => move.map((d, i) => Math.fround(base[i]! + d)))];
+    const f = factors(all);
+    const wanted = base.map((b, i) => f.reduce((x, factor, m) => x + factor * (all[m + 1]![i]! - b), b));
+    expect(Math.max(...wanted.map(Math.abs))).toBeLessThan(1e-6); // they do cancel
+    for (const [i, value] of (await combine(method, all, options)).entries())
+      expect(Math.abs(value - wanted[i]!), `element ${i}`).toBeLessThan(2 ** -24 * Math.abs(wanted[i]!) + 2e-14);
   });
 });
 
