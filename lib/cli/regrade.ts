@@ -36,11 +36,10 @@ export function regradeCommand(): Command {
   return new Command('regrade')
     .description('grade the answers of a run anew, by other rules or beside a judge, and rebuild its report; no model')
     .argument('<run>', 'run directory, also one written by several shards')
-    .option(
-      '--rule <task=rule>',
-      'another rule for a task, repeatable: math=latex, or math={kind: number, tolerance: 0.01} as JSON',
-      taskRule,
-      {},
+    .addOption(
+      new Option('--rule <task=rule>', 'another rule for a task, by name or as JSON, repeatable: math=latex')
+        .argParser(taskRule)
+        .default({}, "the data's own"),
     )
     .option('--reset', "forget rules and judge given before: the data's own rules grade")
     .option('--judge <url>', 'an OpenAI-compatible server that grades as well, such as http://localhost:8000/v1')

@@ -11,7 +11,7 @@ import type { QuestionItem } from '../data/items.js';
 import { readJsonl } from '../data/jsonl.js';
 import type { TrialRunner } from '../engine.js';
 import { fromNative, GalvaniError } from '../errors.js';
-import { type ChatEndpoint, chat, inParallel } from '../remote/chat.js';
+import { askAll, type ChatEndpoint, chat, hopeless } from '../remote/chat.js';
 import { JsonLines } from '../run/json-lines.js';
 import { contentKey } from '../run/key.js';
 import type { Asker } from './prompter.js';
@@ -145,22 +145,24 @@ async function written(
       step(part.length);
     }
   } else {
-    await inParallel(open, parallelRequests, async ({ item, key }) => {
+    const ask = async ({ item, key }: Keyed): Promise<void> => {
       if (stopped()) return;
-      try {
-        const description = await askEndpoint(item, source.endpoint, request, options.signal);
-        keep([{ key, id: item.id, description }]);
-      } catch (cause) {
-        failures.push(`${item.id}: ${fromNative(cause).message}`);
-      }
+      const description = await askEndpoint(item, source.endpoint, request, options.signal);
+      keep([{ key, id: item.id, description }]);
+      step(1);
+    };
+    const { gaveUp } = await askAll(open, parallelRequests, ask, ({ item }, cause) => {
+      failures.push(`${item.id}: ${fromNative(cause).message}`);
       step(1);
     });
+    if (gaveUp) failures.unshift(`gave up after ${hopeless} failures in a row`);
   }
   if (stopped()) throw new GalvaniError('ABORTED', 'stopped while images were described');
-  if (failures.length > 0) {
+  const missing = open.filter(({ key }) => !known.has(key)).length;
+  if (missing > 0) {
     throw new GalvaniError(
       'NETWORK',
-      `${failures.length} of ${open.length} images could not be described; the others are kept in ${options.cache}, run it again\n${failures.slice(0, 5).join('\n')}`,
+      `${missing} of ${open.length} images could not be described; the others are kept in ${options.cache}, run it again\n${failures.slice(0, 5).join('\n')}`,
     );
   }
   return new Map(keyed.map(({ item, key }) => [item.id, known.get(key)!]));

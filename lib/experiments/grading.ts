@@ -11,7 +11,7 @@ import { GalvaniError } from '../errors.js';
 import { type AnswerSource, canRead, extract } from '../grading/extract.js';
 import { cohenKappa, type Judged, judgePrompt, judgePromptVersion, readJudgement } from '../grading/judge.js';
 import { match, type Verdict } from '../grading/match.js';
-import { type ChatEndpoint, chat, inParallel } from '../remote/chat.js';
+import { askAll, type ChatEndpoint, chat, hopeless } from '../remote/chat.js';
 import { JsonLines, readLines } from '../run/json-lines.js';
 import { contentKey } from '../run/key.js';
 import type { Observation, TrialRow } from '../run/rows.js';
@@ -126,26 +126,25 @@ export async function askJudge(
     if (!known.has(key)) open.set(key, judged);
   }
   let done = 0;
-  let failed = 0;
   let error: string | null = null;
-  await inParallel([...open], 8, async ([key, judged]) => {
+  const step = (): void => options.onProgress?.(++done, open.size);
+  const ask = async ([key, judged]: readonly [string, Judged]): Promise<void> => {
     const { system, user } = judgePrompt(judged);
     const messages = [
       { role: 'system' as const, content: system },
       { role: 'user' as const, content: user },
     ];
-    try {
-      const wait = options.waitMs === undefined ? {} : { waitMs: options.waitMs };
-      const reply = await chat(judge, messages, { maxTokens: 512, ...wait });
-      file.append([{ key, verdict: readJudgement(reply), reply: reply.slice(0, 500) }]);
-    } catch (cause) {
-      if (!(cause instanceof GalvaniError) || cause.code !== 'NETWORK') throw cause;
-      failed += 1;
-      error ??= cause.message;
-    }
-    done += 1;
-    options.onProgress?.(done, open.size);
+    const wait = options.waitMs === undefined ? {} : { waitMs: options.waitMs };
+    const reply = await chat(judge, messages, { maxTokens: 512, ...wait });
+    file.append([{ key, verdict: readJudgement(reply), reply: reply.slice(0, 500) }]);
+    step();
+  };
+  const { failed, gaveUp } = await askAll([...open], 8, ask, (_, cause) => {
+    if (!(cause instanceof GalvaniError) || cause.code !== 'NETWORK') throw cause;
+    error ??= cause.message;
+    step();
   });
+  if (gaveUp) error = `${error}; gave up after ${hopeless} failures in a row`;
   return { asked: open.size, failed, error };
 }
 

@@ -95,6 +95,35 @@ function contentOf(body: string): string | undefined {
   }
 }
 
+/** So many failures in a row, each after its retries, and nothing answers there. */
+export const hopeless = 16;
+
+/**
+ * Asks about every item, `limit` at a time, until all are asked or `hopeless` failures followed each other: a wrong
+ * address then costs seconds, not a retry per item. What was not asked counts as failed.
+ */
+export async function askAll<T>(
+  items: readonly T[],
+  limit: number,
+  ask: (item: T) => Promise<void>,
+  onFailure: (item: T, cause: unknown) => void,
+): Promise<{ readonly failed: number; readonly gaveUp: boolean }> {
+  let inARow = 0;
+  let failed = 0;
+  await inParallel(items, limit, async (item) => {
+    if (inARow >= hopeless) return void failed++;
+    try {
+      await ask(item);
+      inARow = 0;
+    } catch (cause) {
+      inARow += 1;
+      failed += 1;
+      onFailure(item, cause);
+    }
+  });
+  return { failed, gaveUp: inARow >= hopeless };
+}
+
 /** Runs `work` over all items, `limit` at a time, in order of start. */
 export async function inParallel<T>(
   items: readonly T[],
