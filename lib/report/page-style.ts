@@ -167,12 +167,10 @@ tbody tr:hover>*{background:var(--tint)}
 .panel svg{display:block;width:100%;height:auto;image-rendering:pixelated;border-radius:3px}
 .panel span{display:block;font:500 .8rem/1.4 var(--sans);color:var(--soft);margin-top:.25rem}
 .no-picture{fill:var(--tint)}
-.panel svg[data-panel] image{filter:grayscale(1)}
+.panel svg[data-panel] image:not(.patches){filter:grayscale(1)}
+.patches{image-rendering:pixelated}
 .veil{fill:#fff;opacity:.6}
-.patch.more{fill:#0b5f96}
-.patch.less{fill:#b5430b}
-.patch.sink{stroke:#111;stroke-width:1.5;stroke-dasharray:3 2;vector-effect:non-scaling-stroke}
-.patch:hover{stroke:#111;stroke-width:2;vector-effect:non-scaling-stroke}
+.panel .sink{fill:none;stroke:#111;stroke-width:1.5;stroke-dasharray:3 2;vector-effect:non-scaling-stroke}
 .patch-legend{display:flex;flex-wrap:wrap;gap:.3rem 1.2rem;align-items:center;margin:.55rem 0 0;font:400 .8rem/1.4 var(--sans);color:var(--muted)}
 .scale{display:inline-flex;gap:.4rem;align-items:center}
 .scale b{font-weight:500;font-variant-numeric:tabular-nums}

@@ -1,13 +1,15 @@
 /**
  * Maps of patches over a picture, one panel a model, with selectors that the page's script works. Without the script the
- * first choice is shown.
+ * first choice is shown. A map is one image, a pixel a patch: as shapes, the 1,500 patches of a large picture times
+ * models and pictures would be tens of thousands of elements to redraw at every step.
  */
 import { escapeHtml } from './format.js';
+import { encodePng } from './png.js';
 
 /** One number per patch for each step of the slider. */
 export interface PatchLayer {
   readonly label: string;
-  /** Row-major over the grid. */
+  /** Row-major over the grid; at least 0. */
   readonly values: readonly number[];
   /** Patches that are marked and do not set the scale. */
   readonly marked: readonly number[];
@@ -55,22 +57,44 @@ export function pictureMaps(specs: readonly PictureMapSpec[], unit: string): str
   );
 }
 
+/** What the script reads of a panel: 65535ths of each step's largest value as little-endian base64, [step][patch]. */
 interface PanelData {
-  /** [step][patch] */
-  readonly v: readonly (readonly number[])[];
-  readonly s: readonly (readonly number[])[];
+  readonly v: string;
+  readonly most: readonly number[];
+  readonly marked: readonly (readonly number[])[];
 }
 
-/** views[v][panel]; null where the picture lacks the view. */
-function dataOf(spec: PictureMapSpec, views: readonly string[]): (PanelData[] | null)[] {
-  return views.map((label) => {
-    const view = spec.views.find((one) => one.label === label);
-    if (!view) return null;
-    return panelsOf(view).map(({ layers }) => ({
-      v: layers.map(({ values }) => values.map((value) => Number(value.toPrecision(3)))),
-      s: layers.map(({ marked }) => marked),
-    }));
+interface PictureData {
+  readonly grid: readonly [rows: number, columns: number];
+  /** views[v][panel]; null where the picture lacks the view. */
+  readonly views: readonly (readonly PanelData[] | null)[];
+  /** Panels whose difference is the last one; null where no view has one. */
+  readonly change: readonly [from: number, to: number] | null;
+}
+
+function dataOf({ grid, views: own }: PictureMapSpec, views: readonly string[]): PictureData {
+  const [first] = own;
+  const place = (name: string): number => first!.panels.findIndex((panel) => panel.name === name);
+  return {
+    grid,
+    views: views.map((label) => own.find((one) => one.label === label)?.panels.map(panelData) ?? null),
+    change: first?.difference ? [place(first.difference[0]), place(first.difference[1])] : null,
+  };
+}
+
+const finest = 65_535;
+
+function panelData({ layers }: PatchPanel): PanelData {
+  const most = layers.map(({ values }) => values.reduce((a, b) => Math.max(a, b), 0));
+  const patches = layers[0]?.values.length ?? 0;
+  const bytes = Buffer.alloc(2 * patches * layers.length);
+  layers.forEach(({ values }, step) => {
+    values.forEach((value, i) => {
+      const share = most[step]! > 0 ? Math.round((finest * value) / most[step]!) : 0;
+      bytes.writeUInt16LE(share, 2 * (step * patches + i));
+    });
   });
+  return { v: bytes.toString('base64'), most, marked: layers.map(({ marked }) => marked) };
 }
 
 /** The panels of a view, its difference last. */
@@ -146,17 +170,34 @@ function pictureSvg(spec: PictureMapSpec, panel: PatchPanel | null, most: number
   const image = spec.picture
     ? `<image href="${spec.picture.url}" width="${width}" height="${height}" preserveAspectRatio="none"/>`
     : `<rect class="no-picture" width="${width}" height="${height}"/>`;
-  const layer = panel?.layers[0];
-  const cells = (layer?.values ?? []).map((value, i) => {
+  const cell = (i: number): string => {
     const [row, column] = [Math.floor(i / columns), i % columns];
-    const share = Math.min(1, Math.abs(value) / most);
-    const kind = value < 0 ? 'less' : 'more';
-    const place = `x="${place2((column * width) / columns)}" y="${place2((row * height) / rows)}" width="${place2(width / columns)}" height="${place2(height / rows)}"`;
-    return `<rect class="patch ${kind}${layer!.marked.includes(i) ? ' sink' : ''}" ${place} fill-opacity="${(0.82 * share).toFixed(3)}"><title>row ${row + 1}, column ${column + 1}: ${(100 * value).toPrecision(3)}%</title></rect>`;
-  });
+    return `x="${place2((column * width) / columns)}" y="${place2((row * height) / rows)}" width="${place2(width / columns)}" height="${place2(height / rows)}"`;
+  };
+  const layer = panel?.layers[0];
   const label = panel ? `${spec.title}, ${panel.name}` : spec.title;
   const veil = panel && spec.picture ? `<rect class="veil" width="${width}" height="${height}"/>` : '';
-  return `<svg viewBox="0 0 ${width} ${height}" role="img" aria-label="${escapeHtml(label)}"${panel ? ` data-panel="${isChange ? 'change' : 'map'}"` : ''}>${image}${veil}${cells.join('')}</svg>`;
+  const map = layer
+    ? `<image class="patches" href="${mapUrl(layer.values, spec.grid, most)}" width="${width}" height="${height}" preserveAspectRatio="none"/>` +
+      `<g class="marks">${layer.marked.map((i) => `<rect class="sink" ${cell(i)}/>`).join('')}</g><title></title>`
+    : '';
+  return `<svg viewBox="0 0 ${width} ${height}" role="img" aria-label="${escapeHtml(label)}"${panel ? ` data-panel="${isChange ? 'change' : 'map'}"` : ''}>${image}${veil}${map}</svg>`;
+}
+
+const [more, less] = [
+  [0x0b, 0x5f, 0x96],
+  [0xb5, 0x43, 0x0b],
+] as const;
+const strongest = 0.82; // opacity of the largest value: the picture stays visible
+
+/** Data URL of a picture with a pixel a patch: blue more, orange less, as opaque as the share of `most`. */
+function mapUrl(values: readonly number[], [rows, columns]: readonly [number, number], most: number): string {
+  const pixels = new Uint8Array(4 * rows * columns);
+  values.forEach((value, i) => {
+    pixels.set(value < 0 ? less : more, 4 * i);
+    pixels[4 * i + 3] = Math.round(255 * strongest * Math.min(1, Math.abs(value) / most));
+  });
+  return `data:image/png;base64,${encodePng(columns, rows, pixels).toString('base64')}`;
 }
 
 function place2(value: number): string {
@@ -164,33 +205,58 @@ function place2(value: number): string {
 }
 
 /** What the script of the page does with them. */
-export const pictureScript = `
+export const pictureScript: string = `
   for (const root of document.querySelectorAll('.pictures')) {
     const { steps, pictures } = JSON.parse(document.getElementById(root.dataset.maps).textContent);
     const [select, slider, output] = ['select', 'input', 'output'].map((name) => root.querySelector(name));
+    const canvas = document.createElement('canvas');
     const percent = (value) => Number((100 * value).toPrecision(2)) + '%';
-    const scale = (panels, step) => Math.max(1e-9, ...panels.flatMap(({ v, s }) => {
-      const free = v[step].filter((_, i) => !s[step].includes(i));
-      return (free.length > 0 ? free : v[step]).map(Math.abs);
+    const decode = (panel) => panel.values ??= new Uint16Array(Uint8Array.from(atob(panel.v), (c) => c.charCodeAt(0)).buffer);
+    const layerOf = (panel, step) => {
+      const values = decode(panel), n = values.length / steps.length;
+      return { values: Array.from({ length: n }, (_, i) => values[step * n + i] * panel.most[step] / ${finest}), marked: panel.marked[step] };
+    };
+    const scale = (layers) => Math.max(1e-9, ...layers.flatMap(({ values, marked }) => {
+      const free = values.filter((_, i) => !marked.includes(i));
+      return (free.length > 0 ? free : values).map(Math.abs);
     }));
+    const urlOf = (values, [rows, columns], most) => {
+      canvas.width = columns;
+      canvas.height = rows;
+      const image = new ImageData(columns, rows);
+      values.forEach((value, i) => image.data.set([...(value < 0 ? ${JSON.stringify(less)} : ${JSON.stringify(more)}), Math.round(255 * ${strongest} * Math.min(1, Math.abs(value) / most))], 4 * i));
+      canvas.getContext('2d').putImageData(image, 0, 0);
+      return canvas.toDataURL();
+    };
     const draw = () => {
       const step = Number(slider.value);
       output.textContent = steps[step];
       root.querySelectorAll('.picture').forEach((picture, p) => {
-        const panels = pictures[p][select.value];
+        const { grid, views, change } = pictures[p];
+        const panels = views[select.value];
         picture.classList.toggle('unseen', !panels);
         if (!panels) return;
-        const svgs = [...picture.querySelectorAll('svg[data-panel]')];
-        const of = (kind) => panels.filter((_, i) => svgs[i].dataset.panel === kind);
-        const most = { map: scale(of('map'), step), change: of('change').length ? scale(of('change'), step) : 0 };
-        svgs.forEach((svg, i) => {
-          const { v, s } = panels[i];
-          svg.querySelectorAll('.patch').forEach((rect, c) => {
-            const value = v[step][c];
-            rect.setAttribute('class', 'patch ' + (value < 0 ? 'less' : 'more') + (s[step].includes(c) ? ' sink' : ''));
-            rect.setAttribute('fill-opacity', (0.82 * Math.min(1, Math.abs(value) / most[svg.dataset.panel])).toFixed(3));
-            rect.firstChild.textContent = rect.firstChild.textContent.replace(/:.*/, ': ' + (100 * value).toPrecision(3) + '%');
-          });
+        const layers = panels.map((panel) => layerOf(panel, step));
+        const most = { map: scale(layers), change: 0 };
+        if (change) {
+          const [from, to] = change.map((i) => layers[i]);
+          const marked = [...new Set([...to.marked, ...from.marked])];
+          layers.push({ values: to.values.map((value, i) => value - from.values[i]), marked });
+          most.change = scale(layers.slice(-1));
+        }
+        picture.querySelectorAll('svg[data-panel]').forEach((svg, i) => {
+          const { values, marked } = layers[i];
+          const [width, height] = [svg.viewBox.baseVal.width, svg.viewBox.baseVal.height];
+          svg.querySelector('.patches').setAttribute('href', urlOf(values, grid, most[svg.dataset.panel]));
+          svg.querySelector('.marks').innerHTML = marked.map((m) =>
+            '<rect class="sink" x="' + (m % grid[1]) * width / grid[1] + '" y="' + Math.floor(m / grid[1]) * height / grid[0] +
+            '" width="' + width / grid[1] + '" height="' + height / grid[0] + '"/>').join('');
+          svg.onpointermove = (event) => {
+            const box = svg.getBoundingClientRect();
+            const at = (share, n) => Math.min(n - 1, Math.max(0, Math.floor(share * n)));
+            const row = at((event.clientY - box.top) / box.height, grid[0]), column = at((event.clientX - box.left) / box.width, grid[1]);
+            svg.querySelector('title').textContent = 'row ' + (row + 1) + ', column ' + (column + 1) + ': ' + (100 * values[row * grid[1] + column]).toPrecision(3) + '%';
+          };
         });
         const ends = picture.querySelectorAll('.patch-legend b');
         ends[1].textContent = percent(most.map);

@@ -169,24 +169,43 @@ describe.skipIf(executablePath === undefined)('report in a browser', () => {
     const faults: string[] = [];
     page.on('pageerror', (error) => faults.push(error.message));
     await page.goto(pathToFileURL(file).href);
-    const patch = (panel: number, index: number) =>
-      page.locator(`svg[data-panel] >> nth=${panel}`).locator('.patch').nth(index);
-    const said = async (panel: number, index: number) => patch(panel, index).locator('title').textContent();
+    const svg = (panel: number) => page.locator(`svg[data-panel] >> nth=${panel}`);
+    const said = async (panel: number, row: number, column: number) => {
+      const { width: w, height: h } = (await svg(panel).boundingBox())!;
+      await svg(panel).hover({ position: { x: (w * (column + 0.5)) / 2, y: (h * (row + 0.5)) / 2 } });
+      return svg(panel).locator('title').textContent();
+    };
+    /** Red, green, blue and opacity of the four patches, as the browser decodes them. */
+    const pixels = (panel: number): Promise<number[]> =>
+      page.evaluate(`(async () => {
+          const picture = new Image();
+          picture.src = document.querySelectorAll('svg[data-panel] .patches')[${panel}].getAttribute('href');
+          await picture.decode();
+          const canvas = Object.assign(document.createElement('canvas'), { width: 2, height: 2 });
+          const context = canvas.getContext('2d');
+          context.drawImage(picture, 0, 0);
+          return [...context.getImageData(0, 0, 2, 2).data];
+        })()`);
+    const opacity = async (panel: number) => (await pixels(panel)).filter((_, i) => i % 4 === 3);
     const output = page.locator('.pick output');
+    const most = page.locator('.patch-legend .high').first();
     expect(await output.textContent()).toBe('layer 0');
-    expect(await said(0, 3)).toBe('row 2, column 2: 40.0%');
-    expect(await said(2, 3)).toBe('row 2, column 2: 0.00%'); // rl − in
+    expect(await opacity(0)).toEqual([52, 105, 0, 209]); // a quarter, a half, none and the whole of 0.82
+    expect(await said(0, 1, 1)).toBe('row 2, column 2: 40.0%');
+    expect(await said(2, 1, 1)).toBe('row 2, column 2: 0.00%'); // rl − in
     await page.locator('.pick input').fill('1');
     expect(await output.textContent()).toBe('layer 1');
-    expect(await said(0, 0)).toBe('row 1, column 1: 20.0%');
-    expect(await said(2, 0)).toBe('row 1, column 1: -20.0%');
-    expect(await patch(2, 0).getAttribute('class')).toBe('patch less');
-    expect(await patch(0, 3).getAttribute('class')).toContain('sink'); // and it does not set the scale:
-    expect(await patch(0, 0).getAttribute('fill-opacity')).toBe('0.820');
-    expect(await page.locator('.patch-legend .high').first().textContent()).toBe('20%');
+    expect(await said(0, 0, 0)).toBe('row 1, column 1: 20.0%');
+    expect(await said(2, 0, 0)).toBe('row 1, column 1: -20.0%');
+    const [red, , blue, shown] = await pixels(2);
+    expect(red).toBeGreaterThan(blue!); // orange: less
+    expect(shown).toBe(209);
+    expect(await svg(0).locator('.sink').count()).toBe(1); // and it does not set the scale:
+    expect(await opacity(0)).toEqual([209, 0, 0, 209]);
+    expect(await most.textContent()).toBe('20%');
     await page.locator('.pick select').selectOption({ label: 'answer' });
-    expect(await said(1, 1)).toBe('row 1, column 2: 80.0%');
-    expect(await page.locator('.patch-legend .high').first().textContent()).toBe('80%');
+    expect(await said(1, 0, 1)).toBe('row 1, column 2: 80.0%');
+    expect(await most.textContent()).toBe('80%');
     await page.close();
     expect(faults).toEqual([]);
   });

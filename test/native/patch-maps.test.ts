@@ -1,5 +1,6 @@
 /** Attention planted on one image token must show at that token's place over the picture, and come from its pixels. */
 import { fileURLToPath } from 'node:url';
+import sharp from 'sharp';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Engine } from '../../lib/engine.js';
 import { keySpans, querySpans } from '../../lib/experiments/attend.js';
@@ -91,14 +92,12 @@ test.each(places)('attention planted at row %i, column %i is drawn there', async
     ],
     'share',
   );
-  const drawn = [
-    ...html.matchAll(
-      /<rect class="patch[^>]*x="([\d.]+)" y="([\d.]+)" width="25" height="45" fill-opacity="([\d.]+)"/g,
-    ),
-  ];
-  expect(drawn).toHaveLength(rows * columns);
-  const seen = drawn.filter(([, , , opacity]) => Number(opacity) > 0);
-  expect(seen.map(([, x, y]) => [Number(x), Number(y)])).toEqual([[column * 25, row * 45]]);
+  // A pixel a patch, stretched over the whole picture.
+  const [, url] = /<image class="patches" href="data:image\/png;base64,([^"]+)" width="200" height="90"/.exec(html)!;
+  const { data, info } = await sharp(Buffer.from(url!, 'base64')).raw().toBuffer({ resolveWithObject: true });
+  expect(info).toMatchObject({ width: columns, height: rows, channels: 4 });
+  const seen = Array.from({ length: rows * columns }, (_, i) => i).filter((i) => data[4 * i + 3]! > 0);
+  expect(seen).toEqual([row * columns + column]);
 });
 
 test.each(places)('image token at row %i, column %i is made of the pixels under its cell', (row, column) => {
