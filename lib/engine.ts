@@ -1,15 +1,20 @@
 /**
- * The engine: opened models, grafts over them, and run(trials). One request runs at a time; others wait in line.
+ * The engine: opened models, grafts and blends of them, and run(trials). One request runs at a time; others wait in
+ * line.
  * All work a request's trials have in common is done once (native/model/plan.h).
  */
 import { resolve } from 'node:path';
+import { type Blend, checkBlend, graftOfBlend } from './checkpoint/blend.js';
+import { BlendMemory, blendTable, defaultBlendBytes, type TensorPlaces } from './checkpoint/blends.js';
 import { readFolder } from './checkpoint/folder.js';
 import type { Graft } from './checkpoint/graft.js';
 import { type Checkpoint, openCheckpoint } from './checkpoint/safetensors.js';
 import { GalvaniError } from './errors.js';
 import { resolveIntervention } from './hooks/resolve.js';
+import { checkTrial, sourcesOf } from './hooks/trials.js';
 import type { ModelConfig, TensorNames } from './models/family.js';
 import { familyByName } from './models/registry.js';
+import { requireSameShape } from './models/same-shape.js';
 import {
   type NativeEdit,
   type NativeEngine,
@@ -25,6 +30,8 @@ import type { Capture, Prompt, RunStats, Trial, TrialResult } from './types.js';
 export interface EngineOptions {
   /** Threads that compute. Default: as many as this process may use. */
   readonly threads?: number;
+  /** Memory for the weights of blends (addBlend), bytes. Default: half of what this process may use. */
+  readonly blendBytes?: number;
 }
 
 export interface ModelInfo {
@@ -36,13 +43,17 @@ export interface ModelInfo {
   readonly layers: number;
   readonly parameters: number;
   readonly graft?: Graft;
+  readonly blend?: Blend;
+  /** A blend's own weights, bytes at most while it is in use. */
+  readonly blendBytes?: number;
 }
 
 export type TrialOutcome =
   | { readonly ok: true; readonly id: string; readonly result: TrialResult }
   | { readonly ok: false; readonly id: string; readonly error: GalvaniError };
 
-export type RunStage = 'vision' | 'prefill' | 'decode';
+/** blend: weights of blends are made. */
+export type RunStage = 'blend' | 'vision' | 'prefill' | 'decode';
 const stages: readonly RunStage[] = ['vision', 'prefill', 'decode'];
 
 export interface RunOptions {
@@ -64,8 +75,7 @@ export interface TrialRunner {
 
 interface OpenModel {
   readonly info: ModelInfo;
-  /** canonical tensor name → where it is read from */
-  readonly tensors: ReadonlyMap<string, { readonly checkpoint: Checkpoint; readonly name: string }>;
+  readonly tensors: TensorPlaces;
 }
 
 /** One part of a graft: which canonical names, from which donor. */
@@ -80,23 +90,36 @@ function donorOf(canonical: string, graft: Graft): string {
 
 export class Engine implements TrialRunner, AsyncDisposable {
   readonly #native: NativeEngine;
+  readonly #blends: BlendMemory;
   readonly #models = new Map<string, OpenModel>();
   readonly #processors = new Map<string, Processor>();
   #queue: Promise<unknown> = Promise.resolve();
   #closed = false;
 
-  private constructor(engine: NativeEngine) {
+  private constructor(engine: NativeEngine, blendBytes: number) {
     this.#native = engine;
+    this.#blends = new BlendMemory({
+      budget: blendBytes,
+      threads: engine.threads,
+      open: (name, tensors) => void this.#build(name, this.model(name).config, tensors),
+      close: (name) => void engine.removeModel(name),
+    });
   }
 
   /** @throws NATIVE_MISSING, BAD_ARGUMENT */
   static async open(options: EngineOptions = {}): Promise<Engine> {
-    return new Engine(new (native().NativeEngine)(options.threads));
+    return new Engine(new (native().NativeEngine)(options.threads), options.blendBytes ?? defaultBlendBytes());
   }
 
   /** Threads that compute. */
   get threads(): number {
     return this.#native.threads;
+  }
+
+  /** Memory for the weights of blends: what may be taken, and what is. */
+  get blendBytes(): { readonly budget: number; readonly used: number } {
+    const { budget, used } = this.#blends;
+    return { budget, used };
   }
 
   /** Code path of the kernels: "avx512", "avx2", "portable". */
@@ -132,7 +155,7 @@ export class Engine implements TrialRunner, AsyncDisposable {
     const embedDonor = this.#open(graft.embed);
     const { config } = embedDonor.info;
     const donors = new Set([...graft.layers, graft.embed, graft.vision, graft.projector, graft.norm, graft.head]);
-    for (const donor of donors) this.#assertSameShape(embedDonor.info, this.#open(donor).info);
+    for (const donor of donors) requireSameShape(embedDonor.info, this.#views(donor).info);
     if (graft.layers.length !== config.decoder.layers) {
       throw new GalvaniError(
         'BAD_ARGUMENT',
@@ -147,12 +170,36 @@ export class Engine implements TrialRunner, AsyncDisposable {
     // A tied head is its donor's embedding, which need not be the graft's own.
     const headDonor = this.#open(graft.head);
     tensors.set('head', headDonor.tensors.get('head') ?? headDonor.tensors.get('embed')!);
-    return this.#register(name, embedDonor.info.dir, config, tensors, graft);
+    return this.#register(name, embedDonor.info.dir, config, tensors, { graft });
+  }
+
+  /**
+   * Opens a blend of two opened models. Nothing is read: its weights are made when a request first uses it and dropped
+   * when others need the room (EngineOptions.blendBytes). α = 0 and 1 are views, which take no memory.
+   * @throws BAD_ARGUMENT, SHAPE_MISMATCH (parents of different architecture), UNSUPPORTED (elements of another type)
+   */
+  addBlend(name: string, blend: Blend): ModelInfo {
+    this.#assertOpen();
+    this.#assertFree(name);
+    const [from, to] = [this.#views(blend.from), this.#views(blend.to)];
+    const { config, layers, dir } = from.info;
+    checkBlend(name, blend, layers);
+    requireSameShape(from.info, to.info);
+    const graft = graftOfBlend(blend, layers);
+    if (graft) return this.addGraft(name, graft);
+    const table = blendTable(blend, from.tensors, to.tensors);
+    const info = this.#register(name, dir, config, table.views, { blend, blendBytes: table.bytes });
+    if (table.moving.size === 0) return info;
+    // Known and checked; under this name nothing runs until its weights are made.
+    this.#native.removeModel(name);
+    this.#blends.add(name, table);
+    return info;
   }
 
   removeModel(name: string): void {
     this.#open(name);
     this.#models.delete(name);
+    this.#blends.remove(name);
     this.#native.removeModel(name);
   }
 
@@ -175,7 +222,7 @@ export class Engine implements TrialRunner, AsyncDisposable {
   /**
    * Runs the trials of one request. A trial that cannot run (unknown span, spans of unequal length, …) is an outcome
    * with its error, as is every trial that reads from it; the others run.
-   * @throws ABORTED, CLOSED, OUT_OF_MEMORY; BAD_ARGUMENT for duplicate ids
+   * @throws ABORTED, CLOSED, OUT_OF_MEMORY (also when its blends exceed their budget); BAD_ARGUMENT for duplicate ids
    */
   run(trials: readonly Trial[], options: RunOptions = {}): Promise<RunResult> {
     const turn = this.#queue.then(() => this.#run(trials, options));
@@ -187,8 +234,7 @@ export class Engine implements TrialRunner, AsyncDisposable {
   async close(): Promise<void> {
     this.#closed = true;
     await this.#queue;
-    for (const name of this.#models.keys()) this.#native.removeModel(name);
-    this.#models.clear();
+    for (const name of [...this.#models.keys()]) this.removeModel(name);
     this.#processors.clear();
   }
 
@@ -200,6 +246,10 @@ export class Engine implements TrialRunner, AsyncDisposable {
     this.#assertOpen();
     const plan = this.#plan(trials);
     const { signal, onProgress } = options;
+    await this.#blends.fill(new Set(plan.request.trials.map(({ model }) => model)), {
+      signal,
+      onProgress: onProgress && ((done, total) => onProgress({ stage: 'blend', done, total })),
+    });
     const progress = onProgress && {
       onProgress: (done: number) =>
         onProgress({ stage: stages[Math.min(2, Math.floor(done / 1000))]!, done: done % 1000, total: 999 }),
@@ -314,8 +364,7 @@ export class Engine implements TrialRunner, AsyncDisposable {
     const all = new Map(trials.map((trial, index) => [trial.id, { index, trial }]));
     for (const trial of trials) {
       try {
-        checkGeneration(trial);
-        checkScore(trial, this.model(trial.model).config);
+        checkTrial(trial, this.model(trial.model).config);
         if (trial.score?.klTo !== undefined && !byId.has(trial.score.klTo)) {
           throw new GalvaniError('BAD_ARGUMENT', `trial '${trial.id}', score.klTo: no trial '${trial.score.klTo}'`);
         }
@@ -341,15 +390,26 @@ export class Engine implements TrialRunner, AsyncDisposable {
     return errors;
   }
 
-  #register(name: string, dir: string, config: ModelConfig, tensors: OpenModel['tensors'], graft?: Graft): ModelInfo {
+  #register(
+    name: string,
+    dir: string,
+    config: ModelConfig,
+    tensors: TensorPlaces,
+    kind: Pick<ModelInfo, 'graft' | 'blend' | 'blendBytes'> = {},
+  ): ModelInfo {
+    const parameters = this.#build(name, config, tensors);
+    const info: ModelInfo = { name, dir, config, layers: config.decoder.layers, parameters, ...kind };
+    this.#models.set(name, { info, tensors });
+    return info;
+  }
+
+  /** Gives the native engine a table of views; the number of parameters. */
+  #build(name: string, config: ModelConfig, tensors: TensorPlaces): number {
     const checkpoints = [...new Set([...tensors.values()].map(({ checkpoint }) => checkpoint))];
     const table = Object.fromEntries(
       [...tensors].map(([canonical, at]) => [canonical, [checkpoints.indexOf(at.checkpoint), at.name] as const]),
     );
-    const { parameters } = this.#native.addModel(name, { config, checkpoints, tensors: table });
-    const info: ModelInfo = { name, dir, config, layers: config.decoder.layers, parameters, ...(graft && { graft }) };
-    this.#models.set(name, { info, tensors });
-    return info;
+    return this.#native.addModel(name, { config, checkpoints, tensors: table }).parameters;
   }
 
   #open(name: string): OpenModel {
@@ -359,6 +419,14 @@ export class Engine implements TrialRunner, AsyncDisposable {
     throw new GalvaniError('BAD_ARGUMENT', `no model '${name}' is open; open models: ${known}`);
   }
 
+  /** A model that others can be made of. */
+  #views(name: string): OpenModel {
+    const model = this.#open(name);
+    if (model.info.blend)
+      throw new GalvaniError('BAD_ARGUMENT', `'${name}' is a blend; grafts and blends are of others`);
+    return model;
+  }
+
   #assertFree(name: string): void {
     if (this.#models.has(name)) throw new GalvaniError('BAD_ARGUMENT', `a model named '${name}' is already open`);
   }
@@ -366,52 +434,4 @@ export class Engine implements TrialRunner, AsyncDisposable {
   #assertOpen(): void {
     if (this.#closed) throw new GalvaniError('CLOSED', 'the engine is closed');
   }
-
-  #assertSameShape(a: ModelInfo, b: ModelInfo): void {
-    const shape = ({ config: { decoder, vision } }: ModelInfo): Record<string, unknown> => ({
-      ...Object.fromEntries(Object.entries(decoder).map(([key, value]) => [`decoder.${key}`, value])),
-      ...Object.fromEntries(Object.entries(vision ?? {}).map(([key, value]) => [`vision.${key}`, value])),
-    });
-    const left = shape(a);
-    const right = shape(b);
-    const keys = [...new Set([...Object.keys(left), ...Object.keys(right)])];
-    const different = keys.filter((key) => JSON.stringify(left[key]) !== JSON.stringify(right[key]));
-    if (different.length === 0) return;
-    const list = different.map((key) => `${key} ${JSON.stringify(left[key])} ≠ ${JSON.stringify(right[key])}`);
-    throw new GalvaniError('SHAPE_MISMATCH', `'${a.name}' and '${b.name}' differ in architecture: ${list.join('; ')}`);
-  }
-}
-
-/** Ids of the trials that a trial reads from. */
-function sourcesOf(trial: Trial): string[] {
-  const ids: string[] = [];
-  for (const { value } of trial.interventions ?? []) {
-    if (typeof value === 'object' && !(value instanceof Float32Array)) ids.push(value.trial);
-  }
-  if (trial.score?.klTo !== undefined) ids.push(trial.score.klTo);
-  return ids;
-}
-
-function checkScore({ id, score }: Trial, { decoder }: ModelConfig): void {
-  const outside = score?.tokens?.find((token) => !Number.isInteger(token) || token < 0 || token >= decoder.vocab);
-  if (outside === undefined) return;
-  throw new GalvaniError(
-    'BAD_ARGUMENT',
-    `trial '${id}', score.tokens: expected ids from 0 to ${decoder.vocab - 1}, got ${outside}`,
-  );
-}
-
-function checkGeneration({ id, generate = {} }: Trial): void {
-  const fail = (field: string, expected: string, got: unknown): never => {
-    throw new GalvaniError(
-      'BAD_ARGUMENT',
-      `trial '${id}', generate.${field}: expected ${expected}, got ${String(got)}`,
-    );
-  };
-  const { maxTokens = 0, temperature = 0, topK = 0, topP = 1, seed = 0 } = generate;
-  if (!Number.isInteger(maxTokens) || maxTokens < 0) fail('maxTokens', 'an integer ≥ 0', maxTokens);
-  if (!(temperature >= 0) || !Number.isFinite(temperature)) fail('temperature', 'a number ≥ 0', temperature);
-  if (!Number.isInteger(topK) || topK < 0) fail('topK', 'an integer ≥ 0', topK);
-  if (!(topP > 0 && topP <= 1)) fail('topP', 'a number in (0, 1]', topP);
-  if (!Number.isSafeInteger(seed) || seed < 0) fail('seed', 'an integer ≥ 0', seed);
 }

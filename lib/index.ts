@@ -1,4 +1,5 @@
 /** The public names of galvani, listed by hand. The experiments are the commands of `npx galvani`. */
+export { type Blend, type BlendComponent, type BlendRegion, describeBlend, regionBlend } from './checkpoint/blend.js';
 export { readFolder } from './checkpoint/folder.js';
 export {
   blockGraft,

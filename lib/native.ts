@@ -64,6 +64,8 @@ export interface NativeCheckpoint {
   files(): string[];
   /** `__metadata__` of the file (of all shards; the first wins). */
   metadata(): Record<string, string>;
+  /** Lets go of files and memory now; models and tasks that use them go on. Everything else is CLOSED afterwards. */
+  release(): void;
 }
 
 export interface TensorBytes {
@@ -198,6 +200,21 @@ export interface NativeMergeTensor {
   readonly base: number;
   readonly shared: Readonly<Record<string, number>>;
   readonly each: Readonly<Record<string, readonly number[]>>;
+}
+
+export interface NativeBlendRequest {
+  /** Names the blend in messages; its checkpoint's path. */
+  readonly what: string;
+  readonly checkpoints: readonly NativeCheckpoint[];
+  /** Name in the blend, and its two tensors: [index into checkpoints, tensor name]. */
+  readonly tensors: readonly {
+    readonly name: string;
+    readonly from: readonly [checkpoint: number, name: string];
+    readonly to: readonly [checkpoint: number, name: string];
+  }[];
+  /** (1 − alpha) · from + alpha · to */
+  readonly alpha: number;
+  readonly threads?: number;
 }
 
 export interface NativeLowRankRequest {
@@ -435,6 +452,13 @@ export interface Native {
     request: NativeLowRankRequest,
     task?: TaskOptions,
   ): Promise<{ readonly rank: number; readonly singularValues: readonly number[]; readonly square: number }>;
+  /**
+   * A checkpoint in memory, and the tensors that are equal in both and therefore not in it. Progress counts bytes made.
+   */
+  blend(
+    request: NativeBlendRequest,
+    task?: TaskOptions,
+  ): Promise<{ readonly checkpoint: NativeCheckpoint; readonly equal: readonly string[] }>;
   /** Names that lib/merge/methods.ts describes. */
   mergeMethods(): string[];
   cpuInfo(): CpuInfo;

@@ -1,4 +1,5 @@
-/** Identity of what a trial runs on: a checkpoint's, or a graft's from its parents'. */
+/** Identity of what a trial runs on: a checkpoint's, or a graft's or blend's from its parents'. */
+import { type Blend, graftOfBlend } from '../checkpoint/blend.js';
 import type { Graft } from '../checkpoint/graft.js';
 import { contentKey } from './key.js';
 
@@ -13,5 +14,19 @@ export function graftFingerprint(graft: Graft, fingerprint: (model: string) => s
   return contentKey({
     layers: layers.map(fingerprint),
     ...Object.fromEntries(Object.entries(rest).map(([part, model]: [string, string]) => [part, fingerprint(model)])),
+  });
+}
+
+/** Identity of a blend: the graft's that it is at its ends, or its record with fingerprints in place of names. */
+export function blendFingerprint(blend: Blend, totalLayers: number, fingerprint: (model: string) => string): string {
+  const graft = graftOfBlend(blend, totalLayers);
+  if (graft) return graftFingerprint(graft, fingerprint);
+  const { from, to, alpha, layers, component, rest } = blend;
+  return contentKey({
+    blend: [fingerprint(from), fingerprint(to)],
+    alpha,
+    layers: [...layers].sort((a, b) => a - b),
+    component: layers.length > 0 ? component : 'all',
+    rest,
   });
 }

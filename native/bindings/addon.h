@@ -13,6 +13,7 @@ namespace galvani {
 
 struct AddonState {
   std::map<std::string, Napi::FunctionReference> classes;  // constructors, by exported name
+  std::shared_ptr<Checkpoint> made;                        // on its way into a NativeCheckpoint (wrap_checkpoint)
 };
 inline AddonState& state_of(Napi::Env env) { return *env.GetInstanceData<AddonState>(); }
 
@@ -26,11 +27,14 @@ void init_tasks(Napi::Env env, Napi::Object exports);       // task.cc
 void init_checkpoint(Napi::Env env, Napi::Object exports);  // checkpoint.cc
 void init_weights(Napi::Env env, Napi::Object exports);     // weights.cc
 void init_merge(Napi::Env env, Napi::Object exports);       // merge.cc
+void init_blend(Napi::Env env, Napi::Object exports);       // blend.cc
 void init_engine(Napi::Env env, Napi::Object exports);      // engine.cc
 void init_ops(Napi::Env env, Napi::Object exports);         // ops.cc
 void init_device(Napi::Env env, Napi::Object exports);      // device.cc
 
-// The checkpoint inside a NativeCheckpoint; BAD_ARGUMENT for any other value.
+// The checkpoint inside a NativeCheckpoint; BAD_ARGUMENT for any other value, CLOSED for a released one.
 std::shared_ptr<Checkpoint> checkpoint_of(Napi::Value value);
+// The other way round.
+Napi::Value wrap_checkpoint(Napi::Env env, std::shared_ptr<Checkpoint> checkpoint);
 
 }  // namespace galvani

@@ -22,29 +22,56 @@ class NativeCheckpoint : public Napi::ObjectWrap<NativeCheckpoint> {
                               InstanceMethod<&C::raw>("raw", napi_default_method),
                               InstanceMethod<&C::files>("files", napi_default_method),
                               InstanceMethod<&C::metadata>("metadata", napi_default_method),
+                              InstanceMethod<&C::release>("release", napi_default_method),
                               InstanceAccessor<&C::path>("path"), InstanceAccessor<&C::bytes>("bytes")}));
   }
   explicit NativeCheckpoint(const Napi::CallbackInfo& info) : ObjectWrap(info) {
-    guarded(info.Env(), [&] { checkpoint_ = Checkpoint::open(to_string(info[0], "openCheckpoint: path")); });
+    guarded(info.Env(), [&] {
+      std::shared_ptr<Checkpoint> made = std::move(state_of(info.Env()).made);
+      checkpoint_ = made ? made : Checkpoint::open(to_string(info[0], "openCheckpoint: path"));
+    });
     info.This().As<Napi::Object>().TypeTag(&kCheckpointTag);
   }
-  const std::shared_ptr<Checkpoint>& checkpoint() const { return checkpoint_; }
+  const std::shared_ptr<Checkpoint>& checkpoint() const {
+    if (!checkpoint_) throw Error(Code::kClosed, "this checkpoint was released");
+    return checkpoint_;
+  }
 
  private:
-  Napi::Value names(const Napi::CallbackInfo& info) { return js_array(info.Env(), checkpoint_->names()); }
-  Napi::Value files(const Napi::CallbackInfo& info) { return js_array(info.Env(), checkpoint_->files()); }
-  Napi::Value metadata(const Napi::CallbackInfo& info) { return js_object(info.Env(), checkpoint_->metadata()); }
-  Napi::Value path(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), checkpoint_->path()); }
+  template <class Get>
+  Napi::Value got(const Napi::CallbackInfo& info, Get&& get) {
+    return guarded(info.Env(), [&]() -> Napi::Value { return get(info.Env(), *checkpoint()); });
+  }
+  Napi::Value names(const Napi::CallbackInfo& info) {
+    return got(info, [](Napi::Env env, const Checkpoint& from) { return js_array(env, from.names()); });
+  }
+  Napi::Value files(const Napi::CallbackInfo& info) {
+    return got(info, [](Napi::Env env, const Checkpoint& from) { return js_array(env, from.files()); });
+  }
+  Napi::Value metadata(const Napi::CallbackInfo& info) {
+    return got(info, [](Napi::Env env, const Checkpoint& from) { return js_object(env, from.metadata()); });
+  }
+  Napi::Value path(const Napi::CallbackInfo& info) {
+    return got(info, [](Napi::Env env, const Checkpoint& from) { return Napi::String::New(env, from.path()); });
+  }
   Napi::Value bytes(const Napi::CallbackInfo& info) {
-    return Napi::Number::New(info.Env(), static_cast<double>(checkpoint_->bytes()));
+    return got(info, [](Napi::Env env, const Checkpoint& from) {
+      return Napi::Number::New(env, static_cast<double>(from.bytes()));
+    });
+  }
+  // Memory is freed when the last model and task that use it end, not when this object is collected.
+  Napi::Value release(const Napi::CallbackInfo& info) {
+    checkpoint_.reset();
+    return info.Env().Undefined();
   }
 
   Napi::Value info(const Napi::CallbackInfo& call) {
     return guarded(call.Env(), [&] {
       const std::string name = to_string(call[0], "info: name");
-      Napi::Object out = describe(call.Env(), checkpoint_->at(name));
-      out.Set("bytes", static_cast<double>(checkpoint_->at(name).bytes()));
-      out.Set("file", checkpoint_->file_of(name));
+      const TensorView& view = checkpoint()->at(name);
+      Napi::Object out = describe(call.Env(), view);
+      out.Set("bytes", static_cast<double>(view.bytes()));
+      out.Set("file", checkpoint()->file_of(name));
       return out;
     });
   }
@@ -52,7 +79,7 @@ class NativeCheckpoint : public Napi::ObjectWrap<NativeCheckpoint> {
   // Values widened to float32 (F64 is rounded); integer tensors are UNSUPPORTED.
   Napi::Value read(const Napi::CallbackInfo& call) {
     return guarded(call.Env(), [&] {
-      const TensorView& view = checkpoint_->at(to_string(call[0], "read: name"));
+      const TensorView& view = checkpoint()->at(to_string(call[0], "read: name"));
       if (!is_float(view.dtype))
         throw Error(Code::kUnsupported, checkpoint_->path() + ": read: not a float tensor: " + dtype_name(view.dtype));
       const int64_t count = view.elements();
@@ -68,7 +95,7 @@ class NativeCheckpoint : public Napi::ObjectWrap<NativeCheckpoint> {
   // The stored bytes, copied.
   Napi::Value raw(const Napi::CallbackInfo& call) {
     return guarded(call.Env(), [&] {
-      const TensorView& view = checkpoint_->at(to_string(call[0], "raw: name"));
+      const TensorView& view = checkpoint()->at(to_string(call[0], "raw: name"));
       const auto count = static_cast<size_t>(view.bytes());
       Napi::Uint8Array out = Napi::Uint8Array::New(call.Env(), count);
       if (count) std::memcpy(out.Data(), view.data, count);
@@ -123,6 +150,11 @@ std::shared_ptr<Checkpoint> checkpoint_of(Napi::Value value) {
   if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&kCheckpointTag))
     throw Error(Code::kBadArgument, "expected a NativeCheckpoint");
   return NativeCheckpoint::Unwrap(value.As<Napi::Object>())->checkpoint();
+}
+
+Napi::Value wrap_checkpoint(Napi::Env env, std::shared_ptr<Checkpoint> checkpoint) {
+  state_of(env).made = std::move(checkpoint);
+  return state_of(env).classes.at("NativeCheckpoint").New({});
 }
 
 void init_checkpoint(Napi::Env env, Napi::Object exports) {

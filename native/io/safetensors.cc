@@ -251,6 +251,39 @@ std::shared_ptr<Checkpoint> Checkpoint::open(const std::string& path) {
   return checkpoint;
 }
 
+std::shared_ptr<Checkpoint> Checkpoint::hold(std::string what, const std::vector<Held>& tensors) {
+  auto checkpoint = std::shared_ptr<Checkpoint>(new Checkpoint(std::move(what)));
+  // One allocation: what is large enough to matter is then a mapping of its own, and given back whole.
+  constexpr int64_t kAlign = 64;
+  std::vector<int64_t> offsets;
+  int64_t end = 0;
+  for (const Held& tensor : tensors) {
+    const auto bytes = checked_bytes(tensor.shape, tensor.dtype);
+    int64_t aligned = 0;
+    if (!bytes || __builtin_add_overflow(*bytes, kAlign - 1, &aligned) ||
+        __builtin_add_overflow(end, aligned / kAlign * kAlign, &end))
+      throw Error(Code::kBadArgument, checkpoint->path_ + ": tensor " + quoted(tensor.name) + ": shape overflows");
+    offsets.push_back(end - aligned / kAlign * kAlign);
+    checkpoint->bytes_ += *bytes;
+  }
+  checkpoint->copies_.push_back(std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(end) + kAlign));
+  const std::byte* start = checkpoint->copies_.back().get();
+  start += (kAlign - reinterpret_cast<uintptr_t>(start) % kAlign) % kAlign;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const auto& [name, dtype, shape] = tensors[i];
+    const std::byte* data = start + offsets[i];
+    if (!checkpoint->entries_.emplace(name, Entry{{dtype, shape, data}, kHeld, data, true}).second)
+      throw Error(Code::kBadArgument, checkpoint->path_ + ": tensor " + quoted(name) + " is given twice");
+  }
+  return checkpoint;
+}
+
+std::byte* Checkpoint::held(const std::string& name) {
+  const Entry& found = entry(name);
+  GALVANI_CHECK(found.file == kHeld);
+  return const_cast<std::byte*>(found.mapped);  // ours, from hold()
+}
+
 const TensorView& Checkpoint::view_of(const Entry& entry) const {
   if (entry.aligned) return entry.view;
   // Writers before safetensors 0.3 did not pad the header; such tensors are copied once, so that readers may assume
@@ -289,11 +322,19 @@ const Checkpoint::Entry& Checkpoint::entry(const std::string& name) const {
 }
 
 const TensorView& Checkpoint::at(const std::string& name) const { return view_of(entry(name)); }
-const std::string& Checkpoint::file_of(const std::string& name) const { return files_[entry(name).file]->path(); }
+const std::string& Checkpoint::file_of(const std::string& name) const {
+  const Entry& found = entry(name);
+  return found.file == kHeld ? path_ : files_[found.file]->path();
+}
+
+const MappedFile& Checkpoint::file_of(const Entry& entry) const {
+  if (entry.file == kHeld) throw Error(Code::kUnsupported, path_ + ": its tensors lie in memory, not in a file");
+  return *files_[entry.file];
+}
 
 Checkpoint::Stored Checkpoint::stored(const std::string& name) const {
   const Entry& found = entry(name);
-  const MappedFile& file = *files_[found.file];
+  const MappedFile& file = file_of(found);
   return {found.view.dtype, found.view.shape, file.path(), found.mapped - file.data(), found.view.bytes()};
 }
 
@@ -312,11 +353,12 @@ std::vector<std::string> Checkpoint::files() const {
 
 std::pair<size_t, int64_t> Checkpoint::place_of(const std::string& name) const {
   const Entry& found = entry(name);
-  return {found.file, found.mapped - files_[found.file]->data()};
+  return {found.file, found.mapped - file_of(found).data()};
 }
 
 void Checkpoint::will_need(const std::string& name, int64_t begin, int64_t end) const {
   const Entry& found = entry(name);
+  if (found.file == kHeld) return;
   const int64_t size = dtype_size(found.view.dtype);
   const MappedFile& file = *files_[found.file];
   file.will_need(found.mapped - file.data() + begin * size, (end - begin) * size);
@@ -324,6 +366,7 @@ void Checkpoint::will_need(const std::string& name, int64_t begin, int64_t end) 
 
 void Checkpoint::done_with(const std::string& name, int64_t begin, int64_t end) const {
   const Entry& found = entry(name);
+  if (found.file == kHeld) return;
   const int64_t size = dtype_size(found.view.dtype);
   const MappedFile& file = *files_[found.file];
   file.done_with(found.mapped - file.data() + begin * size, (end - begin) * size);

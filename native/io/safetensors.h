@@ -21,12 +21,23 @@
 namespace galvani {
 
 // One folder (model.safetensors, or shards named by model.safetensors.index.json) or one .safetensors file, mapped,
-// not read. Immutable after open(), so any number of threads may use it.
+// not read; or tensors held in memory (hold). Immutable after open(), so any number of threads may use it.
 class Checkpoint {
  public:
   // Errors: FILE_NOT_FOUND (folder without a checkpoint, missing shard: names shard and index), BAD_FILE (header;
   // index that names a tensor its shard lacks; a tensor in two shards), UNSUPPORTED, IO.
   static std::shared_ptr<Checkpoint> open(const std::string& path);
+
+  struct Held {
+    std::string name;
+    DType dtype;
+    std::vector<int64_t> shape;
+  };
+  // Tensors in memory of the checkpoint's own; `what` stands for its path. Their bytes are whatever was there: fill
+  // them through held() before anything else reads them. BAD_ARGUMENT: a name twice; OUT_OF_MEMORY.
+  static std::shared_ptr<Checkpoint> hold(std::string what, const std::vector<Held>& tensors);
+  // Where a held tensor's bytes lie.
+  std::byte* held(const std::string& name);
 
   // nullptr when absent. The pointer lives as long as the checkpoint.
   const TensorView* find(const std::string& name) const;
@@ -34,12 +45,12 @@ class Checkpoint {
   const TensorView& at(const std::string& name) const;
 
   std::vector<std::string> names() const;            // sorted
-  const std::string& path() const { return path_; }  // as given to open()
+  const std::string& path() const { return path_; }  // as given to open() or hold()
   int64_t bytes() const { return bytes_; }           // of tensor data, all shards
-  std::vector<std::string> files() const;            // paths, in shard order
-  // Path of the file that holds a tensor; TENSOR_MISSING as at().
+  std::vector<std::string> files() const;            // paths, in shard order; none of held tensors
+  // Path of the file that holds a tensor, path() of a held one; TENSOR_MISSING as at().
   const std::string& file_of(const std::string& name) const;
-  // Where a tensor's bytes lie, for readers that do not want the mapping.
+  // Where a tensor's bytes lie, for readers that do not want the mapping. UNSUPPORTED for held tensors.
   struct Stored {
     DType dtype;
     std::vector<int64_t> shape;
@@ -50,6 +61,7 @@ class Checkpoint {
   // "__metadata__" of all shards; the first shard wins on a key in both.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   // Where a tensor's bytes lie: the file's place in files(), and the offset within it. Sorting by it reads in order.
+  // UNSUPPORTED for held tensors.
   std::pair<size_t, int64_t> place_of(const std::string& name) const;
   // Hints to the kernel around one pass over elements [begin, end) of a tensor (see MappedFile). will_need may reach
   // past the tensor's end: what follows in the file is read next.
@@ -60,13 +72,15 @@ class Checkpoint {
  private:
   struct Entry {
     mutable TensorView view;
-    size_t file;  // index into files_
+    size_t file;  // index into files_, or kHeld
     const std::byte* mapped;
     bool aligned;  // to its element size in the mapping
   };
+  static constexpr size_t kHeld = static_cast<size_t>(-1);
   explicit Checkpoint(std::string path) : path_(std::move(path)) {}
   void add_file(const std::string& file);
   const Entry& entry(const std::string& name) const;
+  const MappedFile& file_of(const Entry& entry) const;
   const TensorView& view_of(const Entry& entry) const;
 
   std::string path_;
@@ -75,7 +89,7 @@ class Checkpoint {
   std::map<std::string, Entry> entries_;
   std::map<std::string, std::string> metadata_;
   mutable std::mutex copies_mutex_;
-  mutable std::vector<std::unique_ptr<std::byte[]>> copies_;  // of misaligned tensors, made when first asked for
+  mutable std::vector<std::unique_ptr<std::byte[]>> copies_;  // held tensors; misaligned ones, when first asked for
 };
 
 // Writes one file: declare every tensor, write their bytes in any order and in pieces, finish. The file appears under

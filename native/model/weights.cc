@@ -75,6 +75,8 @@ std::shared_ptr<const T> shared(std::map<std::vector<const void*>, std::weak_ptr
   if (auto existing = slot.lock()) return existing;
   auto made = std::make_shared<const T>(std::move(part));
   slot = made;
+  // Addresses are used again once blends are dropped; what is gone must not pile up.
+  std::erase_if(cache, [](const auto& entry) { return entry.second.expired(); });
   return made;
 }
 

@@ -1,12 +1,24 @@
 #include "weights/source.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/status.h"
 #include "io/json.h"
 #include "ops/combine_kernels.h"
 
 namespace galvani {
+
+void widen(const void* from, DType dtype, int64_t count, float* to) {
+  if (dtype == DType::kF32)
+    std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
+  else if (dtype == DType::kBF16)
+    combine_kernels().widen_bf16(static_cast<const uint16_t*>(from), count, to);
+  else if (dtype == DType::kF16)
+    combine_kernels().widen_f16(static_cast<const uint16_t*>(from), count, to);
+  else
+    for (int64_t i = 0; i < count; ++i) to[i] = load_float(from, dtype, i);
+}
 
 std::shared_ptr<FileReader> Readers::of(const std::string& path) {
   std::shared_ptr<FileReader>& reader = open_[path];
@@ -30,12 +42,7 @@ void StoredSource::read(int64_t begin, int64_t count, float* out) const {
   for (const int64_t step = kStep * 2 / size; count > 0;) {
     const int64_t now = std::min(step, count);
     read_bytes(begin * size, now * size, buffer);
-    if (stored_.dtype == DType::kBF16)
-      combine_kernels().widen_bf16(reinterpret_cast<const uint16_t*>(buffer), now, out);
-    else if (stored_.dtype == DType::kF16)
-      combine_kernels().widen_f16(reinterpret_cast<const uint16_t*>(buffer), now, out);
-    else
-      for (int64_t i = 0; i < now; ++i) out[i] = load_float(buffer, stored_.dtype, i);
+    widen(buffer, stored_.dtype, now, out);
     begin += now, count -= now, out += now;
   }
 }

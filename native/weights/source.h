@@ -12,6 +12,9 @@
 
 namespace galvani {
 
+// Stored elements as float32. F64 is rounded; integers are a caller's bug.
+void widen(const void* from, DType dtype, int64_t count, float* to);
+
 // One open descriptor per file, shared by the tensors in it. Not thread-safe.
 class Readers {
  public:
