@@ -238,6 +238,9 @@ export function studyText({ models, items, pairs }: Found, file: string): string
       `  rl: ${quoted(after)}`,
       '  policy: early # donor of the weights outside the layers: early, in, rl, ends',
       '  itemsPerTask: 100',
+      '  # interpolate: # step by step from IN to RL: one region moves, all else is IN',
+      '  #   alphas: [0.25, 0.5, 0.75]',
+      '  #   regions: [early, mid, late] # also layers (all of them), whole (every weight)',
     ]),
     ...on(question && sft && rl && frozen.length > 0, [
       'freeze: # was a region necessary',

@@ -85,6 +85,15 @@ export function list(text: string): string[] {
   return parts;
 }
 
+/** "0.25,0.5" → [0.25, 0.5]. */
+export function numbers(text: string): number[] {
+  const values = list(text).map(Number);
+  if (values.some((value) => !Number.isFinite(value))) {
+    throw new InvalidArgumentError('expected finite numbers separated by commas.');
+  }
+  return values;
+}
+
 /** "3,6" → [3, 6]. */
 export function cutPair(text: string): [number, number] {
   const parts = list(text).map(nonNegativeInteger);

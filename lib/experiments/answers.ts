@@ -286,46 +286,60 @@ const abilityRules: readonly AbilityRule[] = [
   { measure: 'M_rea', group: 'textReasoning', second: null, holds: (right) => right },
 ];
 
+/** Right in a measure's sense, by item; null where it could not be judged, `truncated` of them for being cut off. */
+export interface Flags {
+  readonly flags: readonly (boolean | null)[];
+  readonly truncated: number;
+}
+
+type Judging = Pick<AbilityRule, 'second' | 'holds'>;
+const plainJudging: Judging = { second: null, holds: (right) => right };
+function judgingOf(measure: 'accuracy' | AbilityMeasure): Judging {
+  return abilityRules.find((rule) => rule.measure === measure) ?? plainJudging;
+}
+
+/** A group's items that a measure is over: one without the second condition (no description) is not wrong in it. */
+export function measuredItems(table: AnswerTable, group: TaskGroup, measure: 'accuracy' | AbilityMeasure): string[] {
+  const { second } = judgingOf(measure);
+  return table.items.flatMap(({ item, group: own }) => {
+    const isAsked = second === null || table.models.some((model) => table.outcome(model, item, second) !== undefined);
+    return own === group && isAsked ? [item] : [];
+  });
+}
+
+export function measureFlags(
+  table: AnswerTable,
+  model: string,
+  items: readonly string[],
+  measure: 'accuracy' | AbilityMeasure,
+): Flags {
+  const { second, holds } = judgingOf(measure);
+  const judged = items.map((item) => {
+    const outcomes = [table.plain(model, item), ...(second ? [table.outcome(model, item, second) ?? 'failed'] : [])];
+    const [plain, other] = outcomes.map((outcome) => correctness(outcome));
+    if (plain == null || (second !== null && other == null)) {
+      return { flag: null, truncated: !outcomes.includes('failed') };
+    }
+    return { flag: holds(plain, other ?? false), truncated: false };
+  });
+  return { flags: judged.map(({ flag }) => flag), truncated: judged.filter(({ truncated }) => truncated).length };
+}
+
 export function abilities(table: AnswerTable, experiment: string, reference: string): AbilityCell[] {
-  return abilityRules.flatMap(({ measure, group, second, holds }) => {
-    const items = table.items.filter((item) => item.group === group);
-    // An item without the second condition (no description) cannot be in the measure; it is not wrong.
-    const usable = items.filter(
-      ({ item }) => second === null || table.models.some((model) => table.outcome(model, item, second) !== undefined),
-    );
-    if (usable.length === 0) return [];
-    const flags = (model: string) =>
-      usable.map(({ item }) => {
-        const outcomes = [
-          table.plain(model, item),
-          ...(second ? [table.outcome(model, item, second) ?? 'failed'] : []),
-        ];
-        const [plain, other] = outcomes.map((outcome) => correctness(outcome));
-        if (plain == null || (second !== null && other == null)) {
-          return { flag: null, truncated: !outcomes.includes('failed') };
-        }
-        return { flag: holds(plain, other ?? false), truncated: false };
-      });
-    const before = flags(reference).map(({ flag }) => flag);
+  return abilityRules.flatMap(({ measure, group }) => {
+    const items = measuredItems(table, group, measure);
+    if (items.length === 0) return [];
+    const of = (model: string): Flags => measureFlags(table, model, items, measure);
+    const before = of(reference).flags;
     const tests = adjusted(
-      table.models.map((model) =>
-        model === reference
-          ? null
-          : pairedTest(
-              before,
-              flags(model).map(({ flag }) => flag),
-            ),
-      ),
+      table.models.map((model) => (model === reference ? null : pairedTest(before, of(model).flags))),
     );
     return table.models.map((model, i): AbilityCell => {
-      const own = flags(model);
+      const { flags, truncated } = of(model);
       return {
         measure,
         model,
-        rate: rateOfFlags(
-          own.map(({ flag }) => flag),
-          own.filter(({ truncated }) => truncated).length,
-        ),
+        rate: rateOfFlags(flags, truncated),
         test: tests[i] ?? null,
         select: { experiment, model, group },
       };

@@ -8,6 +8,7 @@ import type { AbilityCell, AbilityMeasure, TaskGroup } from './answers.js';
 import { isSignificant } from './measure.js';
 import type { Sight } from './prompter.js';
 import { accuracyMap, groupText } from './report-accuracy.js';
+import { interpolationBlocks, interpolationFindings } from './report-interpolate.js';
 import {
   answer,
   asRate,
@@ -51,6 +52,7 @@ export function transferSection(result: TransferResult): Section {
         first.models.map(({ name }) => name),
       ),
       ...effectBlocks(result),
+      ...interpolationBlocks(result.interpolation),
       ...policyChart(result),
       tableBlock(
         'transfer-measures',
@@ -327,7 +329,13 @@ export function transferFindings(result: TransferResult): Answer[] {
           ),
         ]
       : [];
-  return [...plain, ...effectFindings(result), ...measures, ...corrected];
+  return [
+    ...plain,
+    ...effectFindings(result),
+    ...interpolationFindings(result.interpolation),
+    ...measures,
+    ...corrected,
+  ];
 }
 
 /** IN against RL, and which grafts carry a gain. */

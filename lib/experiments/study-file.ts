@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { dirname, isAbsolute, join, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { z } from 'zod';
+import { type BlendComponent, type BlendRegion, blendComponents, blendRegions } from '../checkpoint/blend.js';
 import { type NonLayerPolicy, nonLayerPolicies, type RegionName, regionNames } from '../checkpoint/graft.js';
 import { type DatasetSpec, datasetsFrom, datasetsSchema } from '../data/dataset.js';
 import { ruleSchema } from '../data/rules.js';
@@ -16,6 +17,7 @@ import { type AblatedPart, ablatedParts } from './localize-reasoning.js';
 import { type Sight, sights } from './prompter.js';
 import { type Protocol, protocolSchema, resolveProtocol } from './protocol.js';
 import { type DeviationName, deviations } from './reference.js';
+import { defaultInterpolation, type Interpolation } from './transfer-interpolate.js';
 
 /** How many items of which tasks; `tasks` absent: all that fit the experiment. */
 interface Draw {
@@ -69,6 +71,8 @@ export interface TransferStudy extends Draw {
   readonly also: readonly string[];
   /** Conditions of sight beside those the ability measures need, for every item with an image. */
   readonly conditions?: readonly Sight[] | undefined;
+  /** Step by step from IN to RL; its items are drawn from the experiment's. */
+  readonly interpolate?: (Interpolation & Omit<Draw, 'maxTokens'>) | undefined;
 }
 
 export function policiesOf({ policy }: Pick<TransferStudy, 'policy'>): readonly NonLayerPolicy[] {
@@ -177,6 +181,27 @@ const reasoning = z.strictObject({
 const policy = z.enum(nonLayerPolicies as [NonLayerPolicy, ...NonLayerPolicy[]]);
 const region = z.enum(regionNames as [RegionName, ...RegionName[]]);
 
+const interpolate = z
+  .strictObject({
+    alphas: z
+      .array(z.number())
+      .min(1)
+      .default([...defaultInterpolation.alphas]),
+    regions: z
+      .array(z.enum(blendRegions as [BlendRegion, ...BlendRegion[]]))
+      .min(1)
+      .default([...defaultInterpolation.regions]),
+    components: z
+      .array(z.enum(blendComponents as [BlendComponent, ...BlendComponent[]]))
+      .min(1)
+      .default([...defaultInterpolation.components]),
+    tasks: draw.tasks,
+    itemsPerTask: draw.itemsPerTask,
+  })
+  .refine(({ regions, components }) => components.includes('all') || regions.some((region) => region !== 'whole'), {
+    error: "region 'whole' goes with component 'all': weights outside the layers have no components",
+  });
+
 const promptText = z.strictObject({
   system: z.string().exactOptional(),
   prefix: z.string().exactOptional(),
@@ -250,6 +275,7 @@ export const studySchema: z.ZodType<Study> = z.strictObject({
           .array(z.enum(sights as [Sight, ...Sight[]]))
           .min(1)
           .optional(),
+        interpolate: interpolate.optional(),
       })
       .optional(),
     freeze: z

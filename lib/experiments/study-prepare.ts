@@ -35,6 +35,7 @@ import {
   type StudyData,
 } from './study-data.js';
 import { type ExperimentName, type PromptText, policiesOf, type Study, selectedExperiments } from './study-file.js';
+import { prepareInterpolation } from './study-interpolate.js';
 import { modelsOf, type Opened, openModels, requireSameTokens } from './study-open.js';
 import { planTransfer, transferModels } from './transfer.js';
 
@@ -276,6 +277,23 @@ async function prepare(
       })),
       run: async (runPlan) => void (await runPlan(plan)),
     });
+    const { interpolate } = transfer;
+    if (interpolate) {
+      const own = draw('transfer.interpolate', items, interpolate);
+      const { curves, step } = prepareInterpolation(engine, {
+        transfer: { ...transfer, interpolate },
+        totalLayers: layers,
+        cuts,
+        variants,
+        fingerprints,
+        context: context(transfer.maxTokens),
+        items: own,
+        groups: data.groups,
+        sizes: perGroup(own, data.groups),
+      });
+      facts.transfer = { ...(facts.transfer as object), curves };
+      steps.push(step);
+    }
   }
   if (selected.includes('freeze') && freeze) {
     const measurements = await freezeMeasurements(study.models, freeze, { fingerprint, cuts });

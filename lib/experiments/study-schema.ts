@@ -97,6 +97,16 @@ const meanings: Readonly<Record<string, string>> = {
   'experiments.transfer.also': 'Further models, measured by the same measures.',
   'experiments.transfer.conditions':
     'What can be seen, beside what the measures need: image, black, none, description, noise, shuffled.',
+  'experiments.transfer.interpolate':
+    'Models between IN and RL: a region moves by α, all else is IN’s. {} takes the defaults.',
+  'experiments.transfer.interpolate.alphas':
+    'Shares of RL, finite; beyond 0 … 1 they extrapolate. 0 and 1 are always there. Default: 0.25, 0.5, 0.75.',
+  'experiments.transfer.interpolate.regions':
+    'early, mid, late; layers: all decoder layers; whole: every weight. Default: early, mid, late.',
+  'experiments.transfer.interpolate.components':
+    'all: whole layers; attn, mlp: their attention or their MLP, each with the norm before it. Default: all.',
+  'experiments.transfer.interpolate.tasks': 'Some of the tasks of transfer. Default: all of them.',
+  'experiments.transfer.interpolate.itemsPerTask': 'Some of the items of transfer, by task. Default: all of them.',
   'experiments.freeze': 'Runs that held a region fixed during RL, checked and measured.',
   'experiments.freeze.before': 'The checkpoint RL started from.',
   'experiments.freeze.full': 'The run that trained everything.',

@@ -1,5 +1,6 @@
 /** summary.json as a schema: what docs/summary.schema.json is made from, and what a reader of old summaries checks with. */
 import { z } from 'zod';
+import { blendComponents, blendRegions } from '../checkpoint/blend.js';
 import { nonLayerPolicies, regionNames } from '../checkpoint/graft.js';
 import { swapModes } from '../hooks/interventions.js';
 import type { Answer } from '../report/document.js';
@@ -435,6 +436,33 @@ const regionEffect = z.strictObject({
   group,
   select,
 });
+const interpolation = z.strictObject({
+  models: z.array(z.strictObject({ name: z.string(), description: z.string() })),
+  curves: z.array(
+    z.strictObject({
+      group,
+      measure: z.enum(['accuracy', 'M_vis', 'M_v2r', 'M_rea']),
+      region: oneOf(blendRegions),
+      component: oneOf(blendComponents),
+      points: z.array(
+        z.strictObject({
+          alpha: z.number().describe('share of RL in what moves'),
+          model: z.string(),
+          rate,
+          test: paired
+            .nullable()
+            .describe('against α = 0; Holm over all α, regions and components of one group and measure'),
+          select,
+        }),
+      ),
+      bend: meanTest
+        .nullable()
+        .describe(
+          'mean over 0 < α < 1 of y(α) − (1 − α)·y(0) − α·y(1), per item: how far the path lies above a straight line',
+        ),
+    }),
+  ),
+});
 const transfer = z.strictObject({
   cuts,
   policies: z.array(
@@ -456,6 +484,7 @@ const transfer = z.strictObject({
     }),
   ),
   fourParts: z.array(regionEffect),
+  interpolation: interpolation.nullable(),
   plain: z.strictObject({ models: z.array(z.string()), ...measures }).nullable(),
 });
 const freeze = z.strictObject({

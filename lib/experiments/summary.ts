@@ -149,7 +149,7 @@ export function summarize(dir: string): Summary {
       ? analyzeReference(reference.deviations, {
           append: of(appendExperiment),
           prompts: of(promptExperiment),
-          transferRows: of(transferExperiment),
+          transferRows: of(transferExperiment).filter(({ meta }) => meta.variant !== 'blend'),
           vision: localizeVision,
           characterize,
           transfer,

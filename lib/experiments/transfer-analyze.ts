@@ -17,6 +17,8 @@ import {
 import { adjusted, correctness, type MeanTestRecord, pairedTest, type Select, type TestRecord } from './measure.js';
 import { bothEffect, type Coalitions, type Player, type PlayerEffect, playerEffects } from './region-effects.js';
 import { blockRegions, type RandomVariant, transferExperiment, transferReference, type Variant } from './transfer.js';
+import type { CurveFacts } from './transfer-interpolate.js';
+import { analyzeInterpolation, type InterpolationResult } from './transfer-interpolate-analyze.js';
 
 /** Effects of the parts on plain accuracy of a group. */
 export interface RegionEffect extends PlayerEffect {
@@ -67,17 +69,21 @@ export interface TransferResult {
   readonly policies: readonly PolicyResult[];
   /** Early, mid, late and the weights outside the layers as four parts; needs the policies in and rl. */
   readonly fourParts: readonly RegionEffect[];
+  /** From IN to RL step by step; null when it was not asked for. */
+  readonly interpolation: InterpolationResult | null;
   readonly plain: PlainResult | null;
 }
 
 export interface TransferFacts {
   readonly cuts: Cuts;
   readonly models: readonly (Variant & { readonly description: string })[];
+  /** Absent: no interpolation. */
+  readonly curves?: readonly CurveFacts[];
 }
 
 export function analyzeTransfer(
   observed: readonly Observation[],
-  { cuts, models, seed }: TransferFacts & { readonly seed: number },
+  { cuts, models, curves, seed }: TransferFacts & { readonly seed: number },
 ): TransferResult {
   const of = (wanted: (variant: Variant) => boolean): AnswerTable =>
     new AnswerTable(observed.filter(({ meta }) => wanted(meta as Variant)));
@@ -92,7 +98,7 @@ export function analyzeTransfer(
     const table = tables.get(policy)!;
     const select = { policy, variant: 'block' };
     const control = index === 0 ? random : [];
-    const withControl = of((one) => one.policy === policy);
+    const withControl = of((one) => one.policy === policy && one.variant !== 'blend');
     return {
       policy,
       models: models.flatMap((one) =>
@@ -113,6 +119,7 @@ export function analyzeTransfer(
     cuts,
     policies: results,
     fourParts: fourParts(tables, seed),
+    interpolation: curves ? analyzeInterpolation(observed, curves, seed) : null,
     plain: plain.length > 0 ? { models: plain, ...measures(others, seed, {}) } : null,
   };
 }

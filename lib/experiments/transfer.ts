@@ -29,8 +29,11 @@ export const transferExperiment = 'transfer';
 /** The model every other is compared with. */
 export const transferReference = 'IN';
 
-/** block: one of the eight; random: a random set of layers in place of a region; plain: a model as it is. */
-export type VariantKind = 'block' | 'random' | 'plain';
+/**
+ * block: one of the eight; random: a random set of layers in place of a region; plain: a model as it is; blend: between
+ * IN and RL (transfer-interpolate.ts).
+ */
+export type VariantKind = 'block' | 'random' | 'plain' | 'blend';
 
 /** What a row says of its model beside its name. */
 export interface Variant extends JsonObject {
@@ -115,7 +118,7 @@ function randomGrafts({ totalLayers, cuts, policies, parents, random, seed }: Va
 }
 
 export interface TransferOptions {
-  readonly models: readonly TransferModel[];
+  readonly models: readonly Pick<TransferModel, 'opened' | 'meta'>[];
   readonly items: readonly QuestionItem[];
   readonly groups: TaskGroups;
   /** Conditions of sight beside those the ability measures need. */

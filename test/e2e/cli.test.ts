@@ -129,6 +129,13 @@ describe('errors a person can act on', () => {
     [['localize', base, '--data', pairs, '--shard', '4/4'], /expected i\/n with 0 ≤ i < n/],
     [['localize', base, '--data', pairs, '--max-tokens', '0'], /expected a whole number of at least 1/],
     [['attend', base, base, '--items', items], /given twice/],
+    [['transfer', base, sft, '--items', items, '--alphas', '0.5,half'], /expected finite numbers separated by commas/],
+    [['transfer', base, sft, '--items', items, '--alphas', 'NaN'], /expected finite numbers separated by commas/],
+    [['transfer', base, sft, '--items', items, '--regions', 'middle'], /"early"\|"mid"\|"late"\|"layers"\|"whole"/],
+    [
+      ['transfer', base, sft, '--items', items, '--regions', 'whole', '--components', 'mlp'],
+      /region 'whole' goes with component 'all'/,
+    ],
     [['transfer', base, sft, '--items', items, '--cuts', '6,3'], /expected 0 < mid < late < 9/],
     [['freeze', base, sft, '--region', 'late', '--items', items], /--items needs --full/],
     [['freeze', 'plan', base, '--region', 'last', '--engine', 'trl'], /expected some of early, mid, late, vision/],
@@ -340,6 +347,15 @@ test('transfer and attend run on two checkpoints', () => {
   expect(new Set(transfer!.policies[0]!.abilities.map(({ measure }) => measure))).toEqual(
     new Set(['M_vis', 'M_v2r', 'M_rea']),
   );
+
+  // Continued with steps between them: what was answered is not asked again, and a second call asks nothing.
+  const steps = ['transfer', base, sft, ...few, '--policy', 'ends', '--out', 'transfer', '--alphas', '0.5'];
+  const taken = /(\d+) taken from the ledger/.exec(galvani(...steps, '--components', 'all,mlp').out);
+  expect(Number(taken![1])).toBeGreaterThan(100);
+  const { interpolation } = summaryOf('transfer').transfer!;
+  expect(new Set(interpolation!.curves.map(({ region, component }) => `${region} ${component}`)).size).toBe(6);
+  for (const { points } of interpolation!.curves) expect(points.map(({ alpha }) => alpha)).toEqual([0, 0.5, 1]);
+  expect(galvani(...steps, '--components', 'all,mlp').out).toContain('0 computed');
 
   expect(galvani('attend', base, sft, ...few, '--tasks', 'dsum', '--out', 'attend').err).toBe('');
   const { attend } = summaryOf('attend');

@@ -46,7 +46,13 @@ describe('an ability carried by one region: RL’s early layers in IN', () => {
       { in: sft, rl: planted },
       {
         characterize: { models: ['in', 'rl'], spectra: false },
-        transfer: { in: 'in', rl: 'rl', policy: 'in', tasks: ['dsum', 'diff'] },
+        transfer: {
+          in: 'in',
+          rl: 'rl',
+          policy: 'in',
+          tasks: ['dsum', 'diff'],
+          interpolate: { alphas: [0.5], itemsPerTask: 60 },
+        },
         freeze: { before: 'in', full: 'rl', frozen: { rl: 'early' }, tasks: ['dsum'], itemsPerTask: 4 },
       },
       { random: 1 },
@@ -77,6 +83,34 @@ describe('an ability carried by one region: RL’s early layers in IN', () => {
       expect(other.added).toMatchObject({ lost: 0, gained: 0 });
     }
     expect(found.text).toContain('RL’s gain is carried by early (');
+  });
+
+  test('from IN to RL that region’s curve rises to RL, the others are IN at every step', () => {
+    const curves = found.summary.transfer!.interpolation!.curves.filter(({ measure }) => measure === 'accuracy');
+    expect(curves.map(({ region, points }) => [region, points.map(({ alpha, model }) => [alpha, model])])).toEqual(
+      [
+        ['early', 'RL:IN:IN'],
+        ['mid', 'IN:RL:IN'],
+        ['late', 'IN:IN:RL'],
+      ].map(([region, end]) => [
+        region,
+        [
+          [0, 'IN'],
+          [0.5, `0.5 RL in ${region}`],
+          [1, end],
+        ],
+      ]),
+    );
+    const [early, mid, late] = curves;
+    expect(early!.points[2]!.test).toMatchObject({ n: 120 });
+    expect(early!.points[2]!.test!.pHolm).toBeLessThan(0.05);
+    expect(early!.points[2]!.test!.difference).toBeGreaterThan(0.05);
+    // Equal weights are not blended: every step is IN, answer by answer.
+    for (const other of [mid!, late!]) {
+      for (const { test: step } of other.points.slice(1)) expect(step).toMatchObject({ gained: 0, lost: 0, pHolm: 1 });
+      expect(other.bend).toMatchObject({ mean: 0, low: 0, high: 0 });
+    }
+    expect(found.text).toMatch(/From IN to RL by steps of α .*: early is significantly better/);
   });
 
   test('a freeze of that region is refuted tensor by tensor', () => {
