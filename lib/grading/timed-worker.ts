@@ -70,7 +70,8 @@ export class TimedWorker<Question, Answer> {
 
   #wait<T>(limitMs: number): T | undefined {
     const { port, signal } = this.#running!;
-    if (Atomics.wait(signal, 0, 0, limitMs) === 'timed-out') {
+    // No time is no time, also where this thread slept so long before it waits that the answer is there.
+    if (limitMs <= 0 || Atomics.wait(signal, 0, 0, limitMs) === 'timed-out') {
       this.close();
       return undefined;
     }
