@@ -34,6 +34,15 @@ export interface EngineOptions {
   readonly blendBytes?: number;
 }
 
+/** The engine's part of other options; an option that is undefined is one that is not given. */
+export function engineOptions(options: {
+  readonly threads?: number | undefined;
+  readonly blendBytes?: number | undefined;
+}): EngineOptions {
+  const { threads, blendBytes } = options;
+  return { ...(threads === undefined ? {} : { threads }), ...(blendBytes === undefined ? {} : { blendBytes }) };
+}
+
 export interface ModelInfo {
   readonly name: string;
   /** Folder of the checkpoint; a graft has the folder whose processor it uses (its embedding's donor). */

@@ -123,7 +123,7 @@ export class BlendMemory {
       throw new GalvaniError(
         'OUT_OF_MEMORY',
         `${wanted.size === 1 ? `blend '${[...wanted][0]}'` : `the ${wanted.size} blends of one request`}: ${total} bytes of ` +
-          `weights, the engine's budget for blends is ${this.budget} (blendBytes)`,
+          `weights, the engine's budget for blends is ${this.budget} (blendBytes; --blend-memory)`,
       );
     }
     const missing = [...wanted].filter((name) => !this.#made.has(name));

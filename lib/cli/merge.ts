@@ -1,7 +1,7 @@
 /** galvani merge: a recipe → a checkpoint. */
 import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { Command, InvalidArgumentError } from 'commander';
+import { Command } from 'commander';
 import { GalvaniError } from '../errors.js';
 import { mergeMethods } from '../merge/methods.js';
 import { type MergePlan, planMerge } from '../merge/plan.js';
@@ -10,7 +10,7 @@ import { type MergeResult, shardsOf, writeMerge } from '../merge/write.js';
 import { packageVersion } from '../run/package.js';
 import { showProgress, silent } from '../run/progress.js';
 import { bytesText } from './print.js';
-import { positiveInteger, print } from './shared.js';
+import { byteSize, positiveInteger, print } from './shared.js';
 
 interface MergeOptions {
   readonly out?: string;
@@ -21,15 +21,6 @@ interface MergeOptions {
   readonly threads?: number;
   readonly json?: boolean;
   readonly quiet?: boolean;
-}
-
-/** "5GB", "500MB", "1e9" → bytes (decimal units, as the Hub's). */
-function byteSize(text: string): number {
-  const match = /^([\d.]+(?:e\d+)?)\s*([KMG]?)B?$/i.exec(text.trim());
-  const units = { '': 1, K: 1e3, M: 1e6, G: 1e9 } as const;
-  const bytes = match ? Number(match[1]) * units[match[2]!.toUpperCase() as keyof typeof units] : Number.NaN;
-  if (!(bytes >= 1)) throw new InvalidArgumentError('expected a size such as 5GB or 500MB.');
-  return Math.floor(bytes);
 }
 
 function describePlan(plan: MergePlan, shardBytes: number): string {

@@ -10,18 +10,19 @@ import {
 } from '../experiments/study-file.js';
 import { showProgress, silent } from '../run/progress.js';
 import { bytesText, textTable, wrap } from './print.js';
-import { defined, list, nonNegativeInteger, positiveInteger, print } from './shared.js';
+import { defined, list, nonNegativeInteger, positiveInteger, print, withBlendMemory } from './shared.js';
 
 interface PlanOptions {
   readonly only?: string[];
   readonly seconds: number;
   readonly threads?: number;
+  readonly blendMemory?: number;
   readonly json?: boolean;
   readonly quiet?: boolean;
 }
 
 export function planCommand(): Command {
-  return new Command('plan')
+  const command = new Command('plan')
     .description('what a study file will do, how long it will take, and what its number of items can show')
     .argument('<file>', 'study file (YAML)')
     .option('--only <list>', `some of its experiments, separated by commas: ${experimentNames.join(', ')}`, list)
@@ -29,18 +30,18 @@ export function planCommand(): Command {
     .option('--threads <n>', 'threads that compute (default: all)', positiveInteger)
     .option('--json', 'print as JSON')
     .option('--quiet', 'no progress on stderr')
-    .addHelpText('after', '\nNothing is written. Example:\n  galvani plan lab/study.yaml')
-    .action(async (file: string, options: PlanOptions) => {
-      const study = withPathsFrom(readStudy(file), studyFolder(file));
-      const { only, seconds, threads } = options;
-      const preview = await previewStudy(study, {
-        ...(only ? { only: only as ExperimentName[] } : {}),
-        ...defined({ threads }),
-        sampleSeconds: seconds,
-        progress: options.quiet ? silent : showProgress(),
-      });
-      print(options.json ? JSON.stringify(preview) : describe(preview));
+    .addHelpText('after', '\nNothing is written. Example:\n  galvani plan lab/study.yaml');
+  return withBlendMemory(command).action(async (file: string, options: PlanOptions) => {
+    const study = withPathsFrom(readStudy(file), studyFolder(file));
+    const { only, seconds, threads, blendMemory: blendBytes } = options;
+    const preview = await previewStudy(study, {
+      ...(only ? { only: only as ExperimentName[] } : {}),
+      ...defined({ threads, blendBytes }),
+      sampleSeconds: seconds,
+      progress: options.quiet ? silent : showProgress(),
     });
+    print(options.json ? JSON.stringify(preview) : describe(preview));
+  });
 }
 
 function describe({ name, parts, power, models, descriptions }: Preview): string {

@@ -15,6 +15,7 @@ export interface RunOptions {
   readonly json?: boolean;
   readonly quiet?: boolean;
   readonly threads?: number;
+  readonly blendMemory?: number;
   readonly shard?: Shard;
 }
 
@@ -30,6 +31,15 @@ export function withRunOptions(command: Command, defaultOut: string): Command {
         parseShard(text),
       ),
     );
+}
+
+/** Of commands that may ask models between two checkpoints. */
+export function withBlendMemory(command: Command): Command {
+  return command.option(
+    '--blend-memory <size>',
+    'memory for models between IN and RL, such as 8GB (default: half of what there is)',
+    byteSize,
+  );
 }
 
 /** Options of every command that asks questions. */
@@ -85,6 +95,15 @@ export function list(text: string): string[] {
   return parts;
 }
 
+/** "5GB", "500MB", "1e9" → bytes (decimal units, as the Hub's). */
+export function byteSize(text: string): number {
+  const match = /^([\d.]+(?:e\d+)?)\s*([KMG]?)B?$/i.exec(text.trim());
+  const units = { '': 1, K: 1e3, M: 1e6, G: 1e9 } as const;
+  const bytes = match ? Number(match[1]) * units[match[2]!.toUpperCase() as keyof typeof units] : Number.NaN;
+  if (!(bytes >= 1)) throw new InvalidArgumentError('expected a size such as 5GB or 500MB.');
+  return Math.floor(bytes);
+}
+
 /** "0.25,0.5" → [0.25, 0.5]. */
 export function numbers(text: string): number[] {
   const values = list(text).map(Number);
@@ -136,6 +155,7 @@ export async function runAndReport(
       ...(options.only ? { only: options.only } : {}),
       ...(shard ? { shard } : {}),
       ...(options.threads === undefined ? {} : { threads: options.threads }),
+      ...(options.blendMemory === undefined ? {} : { blendBytes: options.blendMemory }),
     });
   } catch (cause) {
     if (cause instanceof GalvaniError && cause.code === 'ABORTED') {

@@ -7,7 +7,7 @@ import {
   studyFolder,
   withPathsFrom,
 } from '../experiments/study-file.js';
-import { list, type RunOptions, runAndReport, withRunOptions } from './shared.js';
+import { list, type RunOptions, runAndReport, withBlendMemory, withRunOptions } from './shared.js';
 
 interface StudyOptions extends RunOptions {
   readonly only?: string[];
@@ -19,7 +19,7 @@ export function studyCommand(): Command {
     .argument('<file>', 'study file (YAML)')
     .option('--only <list>', `some of its experiments, separated by commas: ${experimentNames.join(', ')}`, list)
     .addHelpText('after', '\nExample:\n  galvani study lab/study.yaml --only localize,transfer');
-  return withRunOptions(command, "the file's output, else runs/study").action(
+  return withBlendMemory(withRunOptions(command, "the file's output, else runs/study")).action(
     async (file: string, options: StudyOptions) => {
       const study = withPathsFrom(readStudy(file), studyFolder(file));
       const { only, ...rest } = options;

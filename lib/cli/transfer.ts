@@ -14,6 +14,7 @@ import {
   type RunOptions,
   runAndReport,
   studyOf,
+  withBlendMemory,
   withQuestionOptions,
   withRunOptions,
 } from './shared.js';
@@ -47,7 +48,7 @@ export function transferCommand(): Command {
       '\nAny of --alphas, --regions and --components asks models between IN and RL, too: a region moves, all else is IN.\n' +
         '\nExample:\n  galvani transfer lab/checkpoints/in lab/checkpoints/rl --items lab/data/eval.jsonl',
     );
-  return withQuestionOptions(withRunOptions(command, 'runs/transfer')).action(
+  return withQuestionOptions(withBlendMemory(withRunOptions(command, 'runs/transfer'))).action(
     async (before: string, after: string, options: TransferOptions) => {
       const models = nameFolders([before, after]);
       const [first, second] = Object.keys(models);

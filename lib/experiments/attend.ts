@@ -78,6 +78,7 @@ export function planAttend(context: PlanContext, options: AttendOptions, texts: 
   const readings = options.items.map((item) => ({ item, metas: readingsOf(item, options, written) }));
   return {
     experiment: attendExperiment,
+    isFollowUp: true,
     trials: readings.reduce((sum, { metas }) => sum + metas.length, 0),
     bundles: async function* () {
       for (const { item, metas } of readings) {

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { readFolder } from '../checkpoint/folder.js';
-import { Engine } from '../engine.js';
+import { Engine, engineOptions } from '../engine.js';
 import { fromNative } from '../errors.js';
 import { Ledger } from '../run/ledger.js';
 import type { Plan } from '../run/plan.js';
@@ -17,6 +17,7 @@ import { type PreparedStudy, prepareStudy, type TestFamily } from './study-prepa
 export interface PreviewOptions {
   readonly only?: readonly ExperimentName[];
   readonly threads?: number;
+  readonly blendBytes?: number;
   /** Seconds of sampling per part. 0: nothing is run, and no time is given. Default 5. */
   readonly sampleSeconds?: number;
   readonly progress?: ProgressDisplay;
@@ -61,7 +62,7 @@ export interface Preview {
 export async function previewStudy(study: Study, options: PreviewOptions = {}): Promise<Preview> {
   const { sampleSeconds = 5, progress = silent } = options;
   const selected = selectedExperiments(study, options.only);
-  await using engine = await Engine.open(options.threads === undefined ? {} : { threads: options.threads });
+  await using engine = await Engine.open(engineOptions(options));
   const prepared = await prepareStudy(engine, study, selected, { shuffled: true });
   const parts: PreviewPart[] = [];
   for (const step of prepared.steps) {
@@ -73,14 +74,13 @@ export async function previewStudy(study: Study, options: PreviewOptions = {}): 
         progress.start(plan.experiment, plan.trials);
         const sample = sampleSeconds > 0 ? await samplePlan(engine, prepared, plan, sampleSeconds) : nothing;
         progress.finish();
-        const trials = Math.round(plan.trials * scale);
+        const trials = Math.round(plan.trials * (plan.isFollowUp ? scale : 1));
         for (const message of sample.errors) errors.add(message);
         part.trials += trials;
         part.sampled += sample.planned;
         part.kvBytes = Math.max(part.kvBytes, sample.kvBytes);
         if (sample.planned === 0) part.seconds = null;
         else if (part.seconds !== null) part.seconds += (sample.seconds / sample.planned) * trials;
-        // A later stage is planned from what the sample saw of this one.
         if (sample.planned > 0) scale *= plan.trials / sample.planned;
         return sample.observed;
       },

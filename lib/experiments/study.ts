@@ -3,7 +3,7 @@
  * ledger (analysis, report) is in summary.ts and needs no model.
  */
 import { join, resolve } from 'node:path';
-import { Engine } from '../engine.js';
+import { Engine, engineOptions } from '../engine.js';
 import { environment } from '../run/history.js';
 import { type Measurement, takeMeasurements } from '../run/measurements.js';
 import { packageFile } from '../run/package.js';
@@ -23,6 +23,8 @@ export interface StudyRunOptions {
   readonly only?: readonly ExperimentName[];
   readonly shard?: Shard;
   readonly threads?: number;
+  /** Memory for models between two checkpoints; default: the engine's. */
+  readonly blendBytes?: number;
   readonly progress?: ProgressDisplay;
   /** Stops at once. */
   readonly signal?: AbortSignal;
@@ -48,7 +50,7 @@ export interface StudyRun {
 export async function runStudy(study: Study, options: StudyRunOptions): Promise<StudyRun> {
   const progress = options.progress ?? silent;
   const selected = selectedExperiments(study, options.only);
-  await using engine = await Engine.open(options.threads === undefined ? {} : { threads: options.threads });
+  await using engine = await Engine.open(engineOptions(options));
   const prepared = await prepareStudy(engine, study, selected, {
     weights: {
       signal: options.signal,

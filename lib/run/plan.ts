@@ -51,6 +51,8 @@ export interface Plan {
   readonly experiment: string;
   /** Trials in all bundles, for the progress display. */
   readonly trials: number;
+  /** Planned from what an earlier plan of the same step observed: of a sample of it there are fewer. */
+  readonly isFollowUp?: boolean;
   /** Built one at a time: prompts hold decoded images. May be walked more than once. */
   readonly bundles: () => Iterable<Bundle> | AsyncIterable<Bundle>;
 }

@@ -128,6 +128,21 @@ describe('plan', () => {
     expect(unsampled.parts.every(({ seconds }) => seconds === null)).toBe(true);
   });
 
+  test('rooms of memory are plans of one part, counted as they are, however little of each is sampled', async () => {
+    const transfer = { in: 'in', rl: 'rl', policy: 'in', interpolate: { alphas: [0.5] } };
+    const study = small(1, { experiments: { transfer } });
+    // Room for one of the three models at a time.
+    const preview = await previewStudy(study, { sampleSeconds: 0.5, blendBytes: 700_000 });
+    const whole = await previewStudy(study, { sampleSeconds: 0 });
+    const [grafts, steps] = preview.parts;
+    expect(preview.parts.map(({ trials }) => trials)).toEqual(whole.parts.map(({ trials }) => trials));
+    expect(steps!.trials).toBe((3 * grafts!.trials) / 10); // eight grafts and two random ones
+    expect(steps!.sampled).toBeLessThan(steps!.trials);
+    expect(steps!.text).toMatch(/3 more models, up to 0\.\d MiB of weights each, as many as fit in memory at a time/);
+    expect(whole.parts[1]!.text).toContain('all in memory at a time');
+    expect(preview.power.at(-1)).toMatchObject({ tests: 3 * 2 });
+  });
+
   test('a later stage is scaled up from what the sample saw of the earlier one', async () => {
     const experiments = { attend: { models: ['in', 'rl'], writer: 'rl', tasks: ['dsum'], itemsPerTask: 6 } };
     const preview = await previewStudy(small(1, { experiments }), { sampleSeconds: 20 });

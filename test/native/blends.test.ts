@@ -292,7 +292,7 @@ describe('memory', () => {
     const error = await failure(() => engine.run([ask('a'), ask('b')]));
     expect(error).toMatchObject({ code: 'OUT_OF_MEMORY' });
     expect(error.message).toContain(`the 2 blends of one request: ${2 * bytes} bytes`);
-    expect(error.message).toContain(`budget for blends is ${bytes} (blendBytes)`);
+    expect(error.message).toContain(`budget for blends is ${bytes} (blendBytes; --blend-memory)`);
     await results(engine, ['a', 'in']);
     await using none = await opened({ blendBytes: 0 });
     none.addBlend('a', late(0.25));
