@@ -42,8 +42,8 @@ export function interpolationBlocks(result: InterpolationResult | null): Block[]
     tableBlock(
       'transfer-bends',
       'Is the path from IN to RL straight',
-      'Per item the mean over 0 < α < 1 of y(α) − (1 − α)·y(0) − α·y(1): how far the path lies above the straight line between its ends. Above zero ' +
-        'the change comes early on the way, below zero late. Bootstrap intervals, sign-flip tests, Holm over the curves of one group and measure.',
+      'Per item the mean over 0 < α < 1 of y(α) − (1 − α)·y(0) − α·y(1): how far the path lies above the straight line between its ends. A gain ' +
+        'above the line comes early on the way, below it late; a loss the other way round. Bootstrap intervals, sign-flip tests, Holm over the curves of one group and measure.',
       bendTable(curves),
     ),
     tableBlock(
@@ -123,7 +123,7 @@ function pointTable(curves: readonly Curve[], descriptions: ReadonlyMap<string, 
       column('group', 'Group'),
       column('measure', 'Measure'),
       column('moving', 'What moves'),
-      column('alpha', 'α', 'number', 2),
+      column('alpha', 'α', 'number'),
       column('rate', 'Share', 'rate'),
       ...testColumns,
       ...transitionColumns,

@@ -186,6 +186,9 @@ const interpolate = z
     alphas: z
       .array(z.number())
       .min(1)
+      .refine((alphas) => alphas.some((alpha) => alpha !== 0 && alpha !== 1), {
+        error: '0 and 1 are always there; expected another number',
+      })
       .default([...defaultInterpolation.alphas]),
     regions: z
       .array(z.enum(blendRegions as [BlendRegion, ...BlendRegion[]]))

@@ -293,6 +293,7 @@ describe('in a study file', () => {
     [{ alphas: [Number.POSITIVE_INFINITY] }, /alphas\[0\]/],
     [{ alphas: ['half'] }, /expected number/],
     [{ alphas: [] }, /alphas/],
+    [{ alphas: [1, 0] }, /0 and 1 are always there/],
     [{ regions: ['middle'] }, /"early"\|"mid"\|"late"\|"layers"\|"whole"/],
     [{ components: ['norm'] }, /"all"\|"attn"\|"mlp"/],
     [{ regions: ['whole'], components: ['mlp'] }, /region 'whole' goes with component 'all'/],
