@@ -11,7 +11,6 @@
 namespace galvani {
 namespace {
 
-constexpr int64_t kTile = 1024;
 // Bands computed side by side before their column sums are added up: bounds what those need, 64 × columns.
 constexpr int64_t kRound = 64;
 
@@ -44,11 +43,6 @@ struct Bands {
 
 // Zeroes the entries that are not finite in every version; returns how many.
 int64_t drop_non_finite(float (*tiles)[kTile], size_t versions, int64_t count) {
-  constexpr uint32_t kExponent = 0x7f800000u;
-  uint32_t any = 0;
-  for (size_t v = 0; v < versions; ++v)
-    for (int64_t i = 0; i < count; ++i) any |= (float_to_bits(tiles[v][i]) & kExponent) == kExponent;
-  if (!any) return 0;
   int64_t dropped = 0;
   for (int64_t i = 0; i < count; ++i) {
     bool bad = false;
@@ -70,6 +64,39 @@ int64_t total(const uint32_t* lanes) {
   return sum;
 }
 
+// The stored bytes of one version along a band, from memory or piece by piece into a buffer of the thread's.
+class Stored {
+ public:
+  Stored(const TensorView& view, size_t version, int64_t end, const ReadHooks& hooks)
+      : view_(view), version_(version), end_(end), hooks_(hooks) {}
+
+  void widen(int64_t at, int64_t count, float* out) {
+    if (!hooks_.read) return galvani::widen(view_, at, count, out);
+    const int64_t size = dtype_size(view_.dtype);
+    if (at + count > begin_ + held_) {
+      begin_ = at;
+      held_ = std::min(kPiece / size, end_ - at);
+      buffer().resize(kPiece);
+      hooks_.read(version_, begin_, held_, buffer().data());
+    }
+    TensorView piece{view_.dtype, {held_}, buffer().data()};
+    galvani::widen(piece, at - begin_, count, out);
+  }
+
+ private:
+  // The kernel copies into it and the tiles read it: three of them fit into L2 together.
+  static constexpr int64_t kPiece = 128 << 10;
+  std::vector<std::byte>& buffer() const {
+    thread_local std::vector<std::byte> buffers[3];
+    return buffers[version_];
+  }
+
+  const TensorView& view_;
+  size_t version_;
+  int64_t begin_ = 0, held_ = 0, end_;
+  const ReadHooks& hooks_;
+};
+
 // What one band found; its row and column sums go to `rows` (of the whole tensor) and `columns` (of this band).
 struct BandResult {
   DeltaSums sums;
@@ -78,7 +105,7 @@ struct BandResult {
 };
 
 void band_sums(const std::vector<const TensorView*>& versions, const Bands& bands, int64_t index, bool mass,
-               AddTile add, BandResult& result) {
+               AddTile add, const ReadHooks& hooks, BandResult& result) {
   const int64_t row_begin = index / bands.across * bands.band_rows;
   const int64_t row_end = std::min(bands.rows, row_begin + bands.band_rows);
   const int64_t column_begin = index % bands.across * bands.band_columns;
@@ -93,25 +120,30 @@ void band_sums(const std::vector<const TensorView*>& versions, const Bands& band
   }
   BandSums lanes{};
   DeltaSums& out = result.sums;
-  float tiles[3][kTile], deltas[2][kTile];
+  alignas(32) float tiles[3][kTile];
+  const int64_t end = (row_end - 1) * bands.columns + column_begin + width;
+  std::vector<Stored> stored;
+  for (size_t v = 0; v <= steps; ++v) stored.emplace_back(*versions[v], v, end, hooks);
   int64_t padding = 0;
   for (int64_t row = row_begin; row < row_end; ++row) {
     for (int64_t at = 0; at < width; at += kTile) {
       const int64_t count = std::min(kTile, width - at), padded = (count + kLanes - 1) / kLanes * kLanes;
-      Tile tile{{tiles[0], tiles[1], tiles[2]}, {deltas[0], deltas[1]}, padded, {nullptr, nullptr}, {0, 0}};
+      Tile tile{{tiles[0], tiles[1], tiles[2]}, padded, {nullptr, nullptr}, {0, 0}};
       for (size_t v = 0; v < versions.size(); ++v) {
-        widen(*versions[v], row * bands.columns + column_begin + at, count, tiles[v]);
+        stored[v].widen(row * bands.columns + column_begin + at, count, tiles[v]);
         std::fill(tiles[v] + count, tiles[v] + padded, 0.0f);
       }
       for (size_t s = 0; mass && s < steps; ++s) tile.columns[s] = result.columns[s].data() + at;
-      out.non_finite += drop_non_finite(tiles, versions.size(), count);
       padding += padded - count;
-      add(&tile, static_cast<int>(versions.size()), &lanes);
+      if (!add(&tile, static_cast<int>(steps + 1), &lanes)) {
+        out.non_finite += drop_non_finite(tiles, versions.size(), count);
+        GALVANI_CHECK(add(&tile, static_cast<int>(steps + 1), &lanes));
+      }
       for (size_t s = 0; mass && s < steps; ++s) result.rows[s][static_cast<size_t>(row - row_begin)] += tile.row[s];
     }
   }
   out.elements = (row_end - row_begin) * width - out.non_finite;
-  for (size_t v = 0; v < versions.size(); ++v) out.weight_square[v] = total(lanes.weight[v]);
+  for (size_t v = 0; v < versions.size(); ++v) out.weight_square[v] = total(lanes.still) + total(lanes.weight[v]);
   for (size_t s = 0; s < steps; ++s) {
     StepSums& step = out.steps[s];
     step.sum = total(lanes.sum[s]);
@@ -121,8 +153,10 @@ void band_sums(const std::vector<const TensorView*>& versions, const Bands& band
     for (const uint32_t bits : lanes.max_abs[s])
       step.max_abs = std::max(step.max_abs, static_cast<double>(bits_to_float(bits)));
     // Padding and dropped entries were zero in every version.
-    step.identical = total(lanes.identical[s]) - padding - out.non_finite;
-    step.zero = total(lanes.zero[s]) - padding - out.non_finite;
+    const int64_t still = lanes.still_count - padding - out.non_finite;
+    step.identical = total(lanes.identical[s]) + still;
+    step.zero = total(lanes.zero[s]) + still;
+    spill_ulps(lanes, static_cast<int>(s));
     std::copy_n(lanes.ulps[s], kUlpBins, step.ulps.begin());
   }
   out.dot = total(lanes.dot);
@@ -200,7 +234,7 @@ DeltaSums delta_sums(const std::vector<const TensorView*>& versions, ThreadPool&
       const int64_t end = bands.across == 1 ? std::min(row + bands.band_rows, bands.rows) * bands.columns
                                             : row * bands.columns + std::min(column + bands.band_columns, bands.columns);
       if (hooks.before) hooks.before(begin, end);
-      band_sums(versions, bands, index, mass, add_one, round[static_cast<size_t>(i)]);
+      band_sums(versions, bands, index, mass, add_one, hooks, round[static_cast<size_t>(i)]);
       if (hooks.after) hooks.after(begin, end);
     });
     for (int64_t i = 0; i < count; ++i) {
@@ -209,12 +243,6 @@ DeltaSums delta_sums(const std::vector<const TensorView*>& versions, ThreadPool&
     }
   }
   return sums;
-}
-
-bool identical(const TensorView& a, const TensorView& b) {
-  if (a.dtype != b.dtype || a.shape != b.shape) return false;
-  const auto bytes = static_cast<size_t>(a.bytes());
-  return bytes == 0 || a.data == b.data || std::memcmp(a.data, b.data, bytes) == 0;
 }
 
 }  // namespace galvani

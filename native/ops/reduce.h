@@ -52,18 +52,17 @@ struct DeltaSums {
   int64_t opposite_sign = 0;
 };
 
-// What the caller wants to know while elements [begin, end) of every version are about to be read, and when they have
-// been: prefetching, giving mapped pages back, progress, cancellation (by throwing). Called from several threads.
+// What the caller does around elements [begin, end) of every version: before they are read (prefetching, cancellation by
+// throwing) and after (progress). Called from several threads.
 struct ReadHooks {
   std::function<void(int64_t begin, int64_t end)> before, after;
+  // Elements [begin, begin + count) of one version, as stored, into `to`; what the view points to is not touched then.
+  std::function<void(size_t version, int64_t begin, int64_t count, std::byte* to)> read;
 };
 
 // versions: 2 or 3 views. mass: fill rows and columns (tensors of two or more dimensions). SHAPE_MISMATCH when element
 // counts differ; UNSUPPORTED for integer dtypes.
 DeltaSums delta_sums(const std::vector<const TensorView*>& versions, ThreadPool& pool, bool mass = false,
                      const ReadHooks& hooks = {});
-
-// Equal dtype, shape and stored bytes.
-bool identical(const TensorView& a, const TensorView& b);
 
 }  // namespace galvani

@@ -1,59 +1,41 @@
 // The inner loops of delta_sums, compiled once per instruction set (reduce.cc, reduce_avx2.cc, reduce_avx512.cc).
-// Eight lanes in GCC's vector types, the same for every instruction set, so that the sums have the same bits; each
-// group of sums has a loop of its own over a tile in L1, so that its accumulators stay in registers.
-// Everything here has internal linkage: two copies of one inline function with different flags would be merged.
+// The same eight lanes everywhere (reduce_lanes.h), so that the sums have the same bits; entries that did not move are
+// done with after reduce_split.h; for the others each group of sums has a loop of its own, so that its accumulators
+// stay in registers.
 #pragma once
 #include <cstdint>
-#include <cstring>
 
-#pragma GCC diagnostic ignored "-Wpsabi"  // 32-byte vectors in registers or not: these functions are inlined or local
+#include "ops/reduce_lanes.h"
+#include "ops/reduce_split.h"
 
 namespace galvani {
 namespace {
 
-constexpr int kLanes = 8;
-
 // Sums over a band; a tile adds to them.
 struct BandSums {
-  double weight[3][kLanes];
+  double still[kLanes];      // Σ W² of entries equal in every version
+  int64_t still_count;       // how many, less the padding of those that moved
+  double weight[3][kLanes];  // Σ W² of the others
   double sum[2][kLanes], square[2][kLanes], cube[2][kLanes], fourth[2][kLanes];
-  uint32_t max_abs[2][kLanes];  // bits of |Δ|, which order as the values do
-  uint32_t identical[2][kLanes];
-  uint32_t zero[2][kLanes];
+  uint32_t max_abs[2][kLanes];    // bits of |Δ|, which order as the values do
+  uint32_t identical[2][kLanes];  // beside still_count
+  uint32_t zero[2][kLanes];       // likewise
+  // The histogram, bins 2b and 2b + 1 in byte b of each lane, and how often these were added to since they were spilt.
+  uint64_t even[2][kLanes], odd[2][kLanes];
+  int rounds[2];
   int64_t ulps[2][16];
   double dot[kLanes];
   uint32_t same[kLanes], opposite[kLanes];
 };
 
-// One stretch of a row. w: rows of `count` widened weights, count a multiple of kLanes (the caller pads with zeros).
-// delta[s]: room for as many. columns[s]: Σ Δ_s² per column, added to; may be null. row[s]: Σ Δ_s² of the stretch,
-// written.
+// One stretch of a row. w: `count` widened weights each, count a multiple of kLanes (the caller pads with zeros).
+// columns[s]: Σ Δ_s² per column, added to; may be null. row[s]: Σ Δ_s² of the stretch, written.
 struct Tile {
   const float* w[3];
-  float* delta[2];
   int64_t count;
   double* columns[2];
   double row[2];
 };
-
-typedef float F8 __attribute__((vector_size(32), aligned(4), may_alias));
-typedef float F4 __attribute__((vector_size(16)));
-typedef double D4 __attribute__((vector_size(32), aligned(8), may_alias));
-typedef uint32_t U8 __attribute__((vector_size(32), aligned(4), may_alias));
-typedef int32_t I8 __attribute__((vector_size(32)));
-typedef uint32_t U4 __attribute__((vector_size(16)));
-typedef uint64_t Q4 __attribute__((vector_size(32)));
-
-inline F8 floats(const float* from) { return *reinterpret_cast<const F8*>(from); }
-inline U8 bits(const float* from) { return *reinterpret_cast<const U8*>(from); }
-inline D4 low(F8 v) { return __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3), D4); }
-inline D4 high(F8 v) { return __builtin_convertvector(__builtin_shufflevector(v, v, 4, 5, 6, 7), D4); }
-inline Q4 low(U8 v) { return __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3), Q4); }
-inline Q4 high(U8 v) { return __builtin_convertvector(__builtin_shufflevector(v, v, 4, 5, 6, 7), Q4); }
-inline D4 load(const double* from) { return *reinterpret_cast<const D4*>(from); }
-inline void store(double* to, D4 v) { *reinterpret_cast<D4*>(to) = v; }
-inline U8 load(const uint32_t* from) { return *reinterpret_cast<const U8*>(from); }
-inline void store(uint32_t* to, U8 v) { *reinterpret_cast<U8*>(to) = v; }
 
 void add_products(const float* a, const float* b, int64_t count, double* lanes) {
   D4 x = load(lanes), y = load(lanes + 4);
@@ -92,53 +74,65 @@ double add_moments(const float* delta, int64_t count, double* sum, double* squar
   return ((b0[0] + b0[1]) + (b0[2] + b0[3])) + ((b1[0] + b1[1]) + (b1[2] + b1[3]));
 }
 
-void add_columns(const float* delta, int64_t count, double* columns) {
-  for (int64_t at = 0; at < count; at += kLanes) {
-    const F8 d = floats(delta + at);
+// Entry by entry where few moved, else all of them; the same sums either way.
+void add_columns(const Tile& tile, const Moved& moved, const float* delta, int step) {
+  double* columns = tile.columns[step];
+  if (4 * moved.count < tile.count) {
+    for (int64_t i = 0; i < moved.count; ++i) {
+      const double d = static_cast<double>(delta[i]);
+      columns[moved.place[i]] += d * d;
+    }
+    return;
+  }
+  for (int64_t at = 0; at < tile.count; at += kLanes) {
+    const F8 d = floats(tile.w[step + 1] + at) - floats(tile.w[step] + at);
     const D4 x0 = low(d), x1 = high(d);
     store(columns + at, load(columns + at) + x0 * x0);
     store(columns + at + 4, load(columns + at + 4) + x1 * x1);
   }
 }
 
+void spill_ulps(BandSums& sums, int step) {
+  for (int lane = 0; lane < kLanes; ++lane)
+    for (int byte = 0; byte < 8; ++byte) {
+      sums.ulps[step][2 * byte] += static_cast<int64_t>((sums.even[step][lane] >> (8 * byte)) & 255);
+      sums.ulps[step][2 * byte + 1] += static_cast<int64_t>((sums.odd[step][lane] >> (8 * byte)) & 255);
+    }
+  for (int lane = 0; lane < kLanes; ++lane) sums.even[step][lane] = sums.odd[step][lane] = 0;
+  sums.rounds[step] = 0;
+}
+
 // Counts of one step. The histogram has 16 four-bit counters in one word per lane: no table in memory, so the loop
-// vectorises; every 15 rounds they are added to counters of eight bits, which hold for 17 of those.
+// vectorises; every 15 vectors they are added to counters of eight bits, which hold for 17 of those.
 void add_counts(const float* before, const float* after, const float* delta, int64_t count, BandSums& sums, int step) {
   U8 largest = load(sums.max_abs[step]), identical = load(sums.identical[step]), zero = load(sums.zero[step]);
-  constexpr int64_t kRound = 15 * kLanes, kNibbles = 0x0f0f0f0f0f0f0f0f;
-  for (int64_t begin = 0; begin < count; begin += 17 * kRound) {
-    Q4 even[2]{}, odd[2]{};
-    const int64_t end = begin + 17 * kRound < count ? begin + 17 * kRound : count;
-    for (int64_t round = begin; round < end; round += kRound) {
-      Q4 counters[2]{};
-      const int64_t last = round + kRound < end ? round + kRound : end;
-      for (int64_t at = round; at < last; at += kLanes) {
-        const U8 a = bits(before + at), b = bits(after + at), magnitude = bits(delta + at) & 0x7fffffffu;
-        largest = magnitude > largest ? magnitude : largest;
-        const U8 unmoved = magnitude == 0u;  // all ones where true
-        identical -= static_cast<U8>(a == b);
-        zero -= unmoved;
-        // ⌊log2(|Δ|/ulp)⌋ from the exponent fields; a subnormal W has the spacing of exponent field 1.
-        I8 exponent = reinterpret_cast<I8>((a >> 23) & 255u);
-        exponent = exponent > 1 ? exponent : I8{} + 1;
-        I8 bin = reinterpret_cast<I8>(magnitude >> 23) - exponent + 15;
-        bin = bin < 0 ? I8{} : bin;
-        bin = bin > 15 ? I8{} + 15 : bin;
-        const U8 shift = reinterpret_cast<U8>(bin) * 4u, one = ~unmoved & 1u;
-        counters[0] += low(one) << low(shift);
-        counters[1] += high(one) << high(shift);
-      }
-      for (int half = 0; half < 2; ++half) {
-        even[half] += counters[half] & static_cast<uint64_t>(kNibbles);
-        odd[half] += (counters[half] >> 4) & static_cast<uint64_t>(kNibbles);
-      }
+  constexpr int64_t kRound = 15 * kLanes;
+  constexpr uint64_t kNibbles = 0x0f0f0f0f0f0f0f0f;
+  for (int64_t round = 0; round < count; round += kRound) {
+    Q4 counters[2]{};
+    const int64_t last = round + kRound < count ? round + kRound : count;
+    for (int64_t at = round; at < last; at += kLanes) {
+      const U8 a = bits(before + at), b = bits(after + at), magnitude = bits(delta + at) & 0x7fffffffu;
+      largest = magnitude > largest ? magnitude : largest;
+      const U8 unmoved = static_cast<U8>(magnitude == 0u);  // all ones where true
+      identical -= static_cast<U8>(a == b);
+      zero -= unmoved;
+      // ⌊log2(|Δ|/ulp)⌋ from the exponent fields; a subnormal W has the spacing of exponent field 1.
+      I8 exponent = reinterpret_cast<I8>((a >> 23) & 255u);
+      exponent = exponent > 1 ? exponent : I8{} + 1;
+      I8 bin = reinterpret_cast<I8>(magnitude >> 23) - exponent + 15;
+      bin = bin < 0 ? I8{} : bin;
+      bin = bin > 15 ? I8{} + 15 : bin;
+      const U8 shift = reinterpret_cast<U8>(bin) * 4u, one = ~unmoved & 1u;
+      counters[0] += low(one) << low(shift);
+      counters[1] += high(one) << high(shift);
     }
-    for (int half = 0; half < 2; ++half)
-      for (int lane = 0; lane < 4; ++lane)
-        for (int byte = 0; byte < 8; ++byte) {
-          sums.ulps[step][2 * byte] += static_cast<int64_t>((even[half][lane] >> (8 * byte)) & 255);
-          sums.ulps[step][2 * byte + 1] += static_cast<int64_t>((odd[half][lane] >> (8 * byte)) & 255);
-        }
+    for (int half = 0; half < 2; ++half) {
+      uint64_t *even = sums.even[step] + 4 * half, *odd = sums.odd[step] + 4 * half;
+      store(even, load(even) + (counters[half] & kNibbles));
+      store(odd, load(odd) + ((counters[half] >> 4) & kNibbles));
+    }
+    if (++sums.rounds[step] == 17) spill_ulps(sums, step);
   }
   store(sums.max_abs[step], largest);
   store(sums.identical[step], identical);
@@ -158,33 +152,39 @@ void add_signs(const float* first, const float* second, int64_t count, BandSums&
   store(sums.opposite, opposite);
 }
 
-void add_tile(Tile& tile, int versions, BandSums& sums) {
-  const int64_t count = tile.count;
-  for (int v = 0; v < versions; ++v) add_products(tile.w[v], tile.w[v], count, sums.weight[v]);
+// False, with nothing added, when some entry is not finite.
+bool add_tile(Tile& tile, int versions, BandSums& sums) {
+  Moved moved;
+  if (!(versions == 3 ? split<3>(tile.w, tile.count, moved, sums.still) : split<2>(tile.w, tile.count, moved, sums.still)))
+    return false;
+  sums.still_count += tile.count - moved.padded;
+  const int64_t count = moved.padded;
+  alignas(32) float delta[2][kTile];
+  for (int v = 0; v < versions; ++v) add_products(moved.w[v], moved.w[v], count, sums.weight[v]);
   for (int s = 0; s + 1 < versions; ++s) {
-    const float *before = tile.w[s], *after = tile.w[s + 1];
-    float* delta = tile.delta[s];
+    const float *before = moved.w[s], *after = moved.w[s + 1];
     for (int64_t at = 0; at < count; at += kLanes)
-      *reinterpret_cast<F8*>(delta + at) = floats(after + at) - floats(before + at);
-    tile.row[s] = add_moments(delta, count, sums.sum[s], sums.square[s], sums.cube[s], sums.fourth[s]);
-    if (tile.columns[s]) add_columns(delta, count, tile.columns[s]);
-    add_counts(before, after, delta, count, sums, s);
+      *reinterpret_cast<F8*>(delta[s] + at) = floats(after + at) - floats(before + at);
+    tile.row[s] = add_moments(delta[s], count, sums.sum[s], sums.square[s], sums.cube[s], sums.fourth[s]);
+    if (tile.columns[s]) add_columns(tile, moved, delta[s], s);
+    add_counts(before, after, delta[s], count, sums, s);
   }
   if (versions == 3) {
-    add_products(tile.delta[0], tile.delta[1], count, sums.dot);
-    add_signs(tile.delta[0], tile.delta[1], count, sums);
+    add_products(delta[0], delta[1], count, sums.dot);
+    add_signs(delta[0], delta[1], count, sums);
   }
+  return true;
 }
 
 }  // namespace
 
 // `tile` and `sums` are a Tile and a BandSums: types of internal linkage cannot stand in a shared signature.
-using AddTile = void (*)(void* tile, int versions, void* sums);
-#define GALVANI_DEFINE_ADD_TILE(name)                                           \
-  void name(void* tile, int versions, void* sums) {                             \
-    add_tile(*static_cast<Tile*>(tile), versions, *static_cast<BandSums*>(sums)); \
+using AddTile = bool (*)(void* tile, int versions, void* sums);
+#define GALVANI_DEFINE_ADD_TILE(name)                                                    \
+  bool name(void* tile, int versions, void* sums) {                                      \
+    return add_tile(*static_cast<Tile*>(tile), versions, *static_cast<BandSums*>(sums)); \
   }
-void add_tile_avx2(void* tile, int versions, void* sums);
-void add_tile_avx512(void* tile, int versions, void* sums);
+bool add_tile_avx2(void* tile, int versions, void* sums);
+bool add_tile_avx512(void* tile, int versions, void* sums);
 
 }  // namespace galvani

@@ -3,8 +3,15 @@
 #include <array>
 #include <cstring>
 
+#include "ops/combine_kernels.h"
+
 namespace galvani {
 namespace {
+
+template <typename Stored>
+bool is_aligned(const std::byte* from) {
+  return reinterpret_cast<uintptr_t>(from) % alignof(Stored) == 0;
+}
 
 // Loops of one type each, without a switch inside, so that they vectorise. memcpy: the bytes may lie anywhere.
 template <typename Stored, typename Convert>
@@ -14,14 +21,6 @@ void convert(const std::byte* from, int64_t count, float* out, Convert&& one) {
     std::memcpy(&stored, from + i * static_cast<int64_t>(sizeof stored), sizeof stored);
     out[i] = one(stored);
   }
-}
-
-// IEEE half without branches: shifted into float32 and scaled by 2^112, which also puts subnormals right.
-float half(uint16_t bits) {
-  const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7fff) << 13;
-  uint32_t scaled = float_to_bits(bits_to_float(magnitude) * 0x1p112f);
-  scaled |= magnitude >= 0x0f800000u ? 0x7f800000u : 0u;  // infinities and NaN
-  return bits_to_float(scaled | (static_cast<uint32_t>(bits & 0x8000) << 16));
 }
 
 using Table = std::array<float, 256>;
@@ -49,9 +48,11 @@ void widen(const TensorView& view, int64_t begin, int64_t count, float* out) {
       std::memcpy(out, from, static_cast<size_t>(count) * sizeof(float));
       return;
     case DType::kBF16:
+      if (is_aligned<uint16_t>(from)) return combine_kernels().widen_bf16(reinterpret_cast<const uint16_t*>(from), count, out);
       return convert<uint16_t>(from, count, out, bf16_to_float);
     case DType::kF16:
-      return convert<uint16_t>(from, count, out, half);
+      if (is_aligned<uint16_t>(from)) return combine_kernels().widen_f16(reinterpret_cast<const uint16_t*>(from), count, out);
+      return convert<uint16_t>(from, count, out, f16_to_float);
     case DType::kF64:
       return convert<double>(from, count, out, [](double value) { return static_cast<float>(value); });
     case DType::kF8E4M3:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include "device/weight_stats.h"
 #include "io/json.h"
 #include "ops/rounding.h"
+#include "weights/source.h"
 
 namespace galvani {
 namespace {
@@ -148,22 +150,50 @@ void add_spectra(TensorDelta& delta, const std::vector<const TensorView*>& views
   if (steps.size() == 2) compare_subspaces(steps[0], steps[1], delta.pair_left, delta.pair_right, pool);
 }
 
-// Around each band of the one pass: read ahead, give back, count, stop.
-ReadHooks read_hooks(const std::vector<std::shared_ptr<Checkpoint>>& checkpoints, const TensorKey& key,
-                     std::atomic<int64_t>& done, int64_t total, const DeltaProgress& progress, const Poll& poll) {
-  ReadHooks hooks;
-  hooks.before = [&checkpoints, &key, &poll](int64_t begin, int64_t end) {
-    if (poll) poll();
-    // The band itself is being faulted in by now; ask for what comes after it.
-    for (size_t c = 0; c < checkpoints.size(); ++c)
-      checkpoints[c]->will_need(key.names[c], end, end + 2 * (end - begin));
-  };
-  hooks.after = [&checkpoints, &key, &done, &progress, total](int64_t begin, int64_t end) {
-    for (size_t c = 0; c < checkpoints.size(); ++c) checkpoints[c]->done_with(key.names[c], begin, end);
-    const int64_t now = done.fetch_add(end - begin) + end - begin;
-    if (progress) progress(std::min(now, total), total);
-  };
-  return hooks;
+// One tensor in every checkpoint. The one pass reads it by offset and not through the mapping: as fast, and a disk that
+// fails or a file that shrinks is an error that names the file, where a mapping would end the process.
+struct Versions {
+  Versions(const std::vector<std::shared_ptr<Checkpoint>>& checkpoints, const std::vector<std::string>& names,
+           Readers& readers) {
+    for (size_t c = 0; c < checkpoints.size(); ++c) {
+      const auto& stored = sources.emplace_back(*checkpoints[c], names[c], readers).stored();
+      views.push_back({stored.dtype, stored.shape, nullptr});
+    }
+  }
+  // Around each band: read ahead, count, stop.
+  ReadHooks hooks(std::atomic<int64_t>& done, int64_t total, const DeltaProgress& progress, const Poll& poll) const {
+    ReadHooks hooks;
+    hooks.before = [this, &poll](int64_t begin, int64_t end) {
+      if (poll) poll();
+      // The band itself is being read by now; ask for what comes after it.
+      for (const StoredSource& source : sources) source.will_need(end, end + 2 * (end - begin));
+    };
+    hooks.read = [this](size_t version, int64_t begin, int64_t count, std::byte* to) {
+      const int64_t size = dtype_size(sources[version].stored().dtype);
+      sources[version].read_bytes(begin * size, count * size, to);
+    };
+    hooks.after = [&done, &progress, total](int64_t begin, int64_t end) {
+      const int64_t now = done.fetch_add(end - begin) + end - begin;
+      if (progress) progress(std::min(now, total), total);
+    };
+    return hooks;
+  }
+  std::vector<StoredSource> sources;
+  std::vector<TensorView> views;  // dtypes and shapes alone
+};
+
+// Equal dtype, shape and stored bytes.
+bool identical(const StoredSource& a, const StoredSource& b) {
+  if (a.stored().dtype != b.stored().dtype || a.stored().shape != b.stored().shape) return false;
+  constexpr int64_t kPiece = 128 << 10;
+  std::vector<std::byte> left(kPiece), right(kPiece);
+  for (int64_t at = 0; at < a.stored().bytes; at += kPiece) {
+    const int64_t bytes = std::min(kPiece, a.stored().bytes - at);
+    a.read_bytes(at, bytes, left.data());
+    b.read_bytes(at, bytes, right.data());
+    if (std::memcmp(left.data(), right.data(), static_cast<size_t>(bytes)) != 0) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -173,23 +203,23 @@ std::vector<TensorDelta> compare(const std::vector<std::shared_ptr<Checkpoint>>&
                                  const DeltaProgress& progress, const Poll& poll) {
   GALVANI_CHECK(checkpoints.size() == 2 || checkpoints.size() == 3);
   // Everything is checked before anything is computed: a mismatch in the last tensor must not cost an hour.
-  std::vector<std::vector<const TensorView*>> views;
+  Readers readers;
+  std::vector<Versions> tensors;
   int64_t total = 0;
   for (const TensorKey& key : keys) {
     GALVANI_CHECK(key.names.size() == checkpoints.size());
-    std::vector<const TensorView*> row;
+    const Versions& tensor = tensors.emplace_back(checkpoints, key.names, readers);
     for (size_t c = 0; c < checkpoints.size(); ++c) {
-      row.push_back(&checkpoints[c]->at(key.names[c]));
-      if (row[c]->shape != row[0]->shape)
-        throw Error(Code::kShapeMismatch, "tensor " + quoted(key.name) + ": " + shape_text(row[0]->shape) + " in " +
-                                              checkpoints[0]->path() + ", " + shape_text(row[c]->shape) + " in " +
+      const TensorView &view = tensor.views[c], &first = tensor.views[0];
+      if (view.shape != first.shape)
+        throw Error(Code::kShapeMismatch, "tensor " + quoted(key.name) + ": " + shape_text(first.shape) + " in " +
+                                              checkpoints[0]->path() + ", " + shape_text(view.shape) + " in " +
                                               checkpoints[c]->path());
-      if (!is_float(row[c]->dtype))
+      if (!is_float(view.dtype))
         throw Error(Code::kUnsupported, "tensor " + quoted(key.name) + " in " + checkpoints[c]->path() +
-                                            ": not a float tensor: " + dtype_name(row[c]->dtype));
+                                            ": not a float tensor: " + dtype_name(view.dtype));
     }
-    total += row[0]->elements();
-    views.push_back(std::move(row));
+    total += tensor.views[0].elements();
   }
   // In the order of the first checkpoint's files: they are read from front to back, whatever the names.
   std::vector<size_t> order(keys.size());
@@ -202,24 +232,29 @@ std::vector<TensorDelta> compare(const std::vector<std::shared_ptr<Checkpoint>>&
   std::atomic<int64_t> done{0};
   for (const size_t i : order) {
     if (poll) poll();
-    const auto& row = views[i];
+    const auto& views = tensors[i].views;
     TensorDelta& delta = out[i];
     delta.name = keys[i].name;
-    for (const TensorView* view : row) delta.dtypes.push_back(view->dtype);
-    delta.shape = row[0]->shape;
-    const ReadHooks hooks = read_hooks(checkpoints, keys[i], done, total, progress, poll);
+    for (const TensorView& view : views) delta.dtypes.push_back(view.dtype);
+    delta.shape = views[0].shape;
+    delta.spectra.resize(views.size() - 1);
+    // Spectra and a device read through the mapping.
+    std::vector<const TensorView*> row;
+    if (options.spectra || options.device)
+      for (size_t c = 0; c < checkpoints.size(); ++c) row.push_back(&checkpoints[c]->at(keys[i].names[c]));
+    const ReadHooks hooks = tensors[i].hooks(done, total, progress, poll);
     const OnDevice there(options.device, row);
     if (there) {
       delta.sums = there.sums(options.mass);
-      hooks.after(0, row[0]->elements());
+      hooks.after(0, views[0].elements());
     } else {
-      delta.sums = delta_sums(row, pool, options.mass, hooks);
+      std::vector<const TensorView*> stored;
+      for (const TensorView& view : views) stored.push_back(&view);
+      delta.sums = delta_sums(stored, pool, options.mass, hooks);
     }
-    delta.spectra.resize(row.size() - 1);
-    if (options.spectra && delta.shape.size() >= 2 && delta.sums.non_finite == 0 && row[0]->elements() > 0) {
+    if (options.spectra && delta.shape.size() >= 2 && delta.sums.non_finite == 0 && views[0].elements() > 0)
       add_spectra(delta, row, there, options, pool, poll);
-      for (size_t c = 0; c < checkpoints.size(); ++c) checkpoints[c]->done_with(keys[i].names[c]);
-    }
+    for (size_t c = 0; c < row.size(); ++c) checkpoints[c]->done_with(keys[i].names[c]);
     if (progress) progress(done.load(), total);
   }
   return out;
@@ -229,13 +264,16 @@ std::vector<bool> identical_tensors(const Checkpoint& before, const Checkpoint& 
                                     const std::vector<TensorKey>& keys, ThreadPool& pool,
                                     const DeltaProgress& progress) {
   std::vector<char> equal(keys.size());  // not vector<bool>: threads write neighbours
+  Readers readers;
+  std::vector<std::pair<StoredSource, StoredSource>> pairs;
+  for (const TensorKey& key : keys) {
+    GALVANI_CHECK(key.names.size() == 2);
+    pairs.emplace_back(StoredSource(before, key.names[0], readers), StoredSource(after, key.names[1], readers));
+  }
   std::atomic<int64_t> done{0};
   pool.run(static_cast<int64_t>(keys.size()), [&](int64_t i) {
-    const auto& names = keys[static_cast<size_t>(i)].names;
-    GALVANI_CHECK(names.size() == 2);
-    equal[static_cast<size_t>(i)] = identical(before.at(names[0]), after.at(names[1]));
-    before.done_with(names[0]);
-    after.done_with(names[1]);
+    const auto& [left, right] = pairs[static_cast<size_t>(i)];
+    equal[static_cast<size_t>(i)] = identical(left, right);
     if (progress) progress(done.fetch_add(1) + 1, static_cast<int64_t>(keys.size()));
   });
   return {equal.begin(), equal.end()};

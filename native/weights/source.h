@@ -32,6 +32,11 @@ class StoredSource final : public FloatSource {
   void read(int64_t begin, int64_t count, float* out) const override;
   void read_bytes(int64_t begin, int64_t bytes, void* out) const;  // as stored; any dtype
   void will_need() const { file_->will_need(stored_.offset, stored_.bytes); }
+  // Elements [begin, end), which may lie past the tensor: what follows it in the file is read next.
+  void will_need(int64_t begin, int64_t end) const {
+    const int64_t size = dtype_size(stored_.dtype);
+    file_->will_need(stored_.offset + begin * size, (end - begin) * size);
+  }
   const Checkpoint::Stored& stored() const { return stored_; }
 
  private:
