@@ -262,6 +262,15 @@ export interface CudaStatus {
   }[];
 }
 
+/** Whose routine finds the eigenvalues of Gram matrices (native/ops/lapack.h). */
+export interface EigensolverStatus {
+  /** "LAPACK 3.9.1, OpenBLAS 0.3.21, 32-bit integers": what GALVANI_LAPACK named. '': galvani's own. */
+  readonly name: string;
+  readonly path: string;
+  /** GALVANI_LAPACK is set and unusable: why. '' otherwise. */
+  readonly problem: string;
+}
+
 export type NativeRange = readonly [start: number, end: number]; // end −1: open, generated rows included
 
 /** An intervention with spans, heads and sources resolved to numbers (native/model/interventions.h). */
@@ -464,6 +473,8 @@ export interface Native {
   cpuInfo(): CpuInfo;
   /** Of the library in use; of another one when a path is given. */
   cudaStatus(library?: string): CudaStatus;
+  /** Of this process: GALVANI_LAPACK is read once. */
+  eigensolver(): EigensolverStatus;
 }
 
 type AnyFunction = (this: unknown, ...args: unknown[]) => unknown;

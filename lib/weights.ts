@@ -139,6 +139,18 @@ export function requireDevice(device: 'cpu' | 'cuda'): void {
   if (status !== 'ok') throw new GalvaniError('UNSUPPORTED', `device cuda: ${reason}`);
 }
 
+/** The library that GALVANI_LAPACK named, where it can be used; '': galvani's own routine. */
+export function eigensolver(): string {
+  return native().eigensolver().name;
+}
+
+/** The library whose eigensolver spectra use; '': galvani's own. @throws UNSUPPORTED: GALVANI_LAPACK is set and unusable */
+export function requireEigensolver(): string {
+  const { name, problem } = native().eigensolver();
+  if (problem) throw new GalvaniError('UNSUPPORTED', problem);
+  return name;
+}
+
 /**
  * Compares every tensor of two or three checkpoints.
  * Errors: SHAPE_MISMATCH (names or shapes differ: lists every difference), those of openCheckpoint, BAD_ARGUMENT, ABORTED.
@@ -149,6 +161,7 @@ export async function characterize(options: CharacterizeOptions): Promise<Charac
       throw new GalvaniError('BAD_ARGUMENT', `characterize: ${name}: expected a non-negative integer, got ${value}`);
   }
   requireDevice(options.device ?? 'cpu');
+  if (options.spectra) requireEigensolver();
   const paths =
     options.mid === undefined ? [options.before, options.after] : [options.before, options.mid, options.after];
   const checkpoints = paths.map((path) => openCheckpoint(path));

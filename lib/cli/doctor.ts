@@ -2,7 +2,7 @@
 import { arch, cpus, platform, release, totalmem } from 'node:os';
 import { Command } from 'commander';
 import { fromNative } from '../errors.js';
-import { type CudaStatus, native } from '../native.js';
+import { type CudaStatus, type EigensolverStatus, native } from '../native.js';
 import { packageVersion } from '../run/package.js';
 import { print } from './shared.js';
 
@@ -20,6 +20,7 @@ export interface Diagnosis {
     readonly features: readonly string[];
     readonly threads: number;
     readonly cuda: CudaStatus;
+    readonly eigensolver: EigensolverStatus;
   } | null;
   /** Why the addon does not load, and what to do. */
   readonly problem: string | null;
@@ -38,7 +39,8 @@ export function diagnose(): Diagnosis {
   try {
     const addon = native();
     const { isa, features, threads } = addon.cpuInfo();
-    return { ...base, addon: { isa, features, threads, cuda: addon.cudaStatus() }, problem: null };
+    const used = { cuda: addon.cudaStatus(), eigensolver: addon.eigensolver() };
+    return { ...base, addon: { isa, features, threads, ...used }, problem: null };
   } catch (cause) {
     return { ...base, addon: null, problem: fromNative(cause).message };
   }
@@ -46,13 +48,20 @@ export function diagnose(): Diagnosis {
 
 export function doctorCommand(): Command {
   return new Command('doctor')
-    .description('what this machine offers: Node, Node-API, CPU features in use, threads, CUDA and why not')
+    .description(
+      'what this machine offers: Node, Node-API, CPU features in use, threads, eigensolver, CUDA and why not',
+    )
     .option('--json', 'print as JSON')
     .action((options: { json?: boolean }) => {
       const found = diagnose();
       print(options.json ? JSON.stringify(found) : describe(found));
       if (!found.addon) process.exitCode = 1;
     });
+}
+
+function solver({ name, path, problem }: EigensolverStatus): string {
+  if (problem) return `none: ${problem}`;
+  return name ? `${name} (${path}), asked for by GALVANI_LAPACK` : 'galvani’s own (GALVANI_LAPACK is not set)';
 }
 
 function describe({ galvani, node, napi, system, cpu, memoryBytes, addon, problem }: Diagnosis): string {
@@ -67,6 +76,7 @@ function describe({ galvani, node, napi, system, cpu, memoryBytes, addon, proble
           ['code path', addon.isa],
           ['features', addon.features.join(' ')],
           ['threads', String(addon.threads)],
+          ['eigensolver', solver(addon.eigensolver)],
           ['CUDA', addon.cuda.status === 'ok' ? `ok: ${addon.cuda.reason}` : `no: ${addon.cuda.reason}`],
           ['CUDA library', addon.cuda.targets ? `${addon.cuda.library}, for ${addon.cuda.targets}` : 'not loaded'],
         ] as [string, string][])

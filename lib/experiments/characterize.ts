@@ -9,7 +9,7 @@ import { readLayout } from '../checkpoint/layout.js';
 import type { Measurement } from '../run/measurements.js';
 import type { Json, JsonObject } from '../run/rows.js';
 import { matchTensors } from '../weights/match.js';
-import { type Characterization, characterize, requireDevice } from '../weights.js';
+import { type Characterization, characterize, requireDevice, requireEigensolver } from '../weights.js';
 import { type PlacedTensor, type TensorRecord, tensorRecord } from './characterize-record.js';
 import type { CharacterizeStudy } from './study-file.js';
 
@@ -38,7 +38,7 @@ export function comparisonsOf({ models, control }: CharacterizeStudy): Compariso
 /**
  * One measurement per part of the network and comparison. All checkpoints are matched before any is read: what does not
  * fit is one error, not a failed row per layer.
- * @throws SHAPE_MISMATCH listing every difference; UNSUPPORTED for a device that is not here; what reading the folders throws
+ * @throws SHAPE_MISMATCH listing every difference; UNSUPPORTED for a device or LAPACK that is not here; what reading the folders throws
  */
 export function characterizeMeasurements(
   dirs: Readonly<Record<string, string>>,
@@ -55,6 +55,7 @@ export function characterizeMeasurements(
 ): Measurement[] {
   requireDevice(study.device);
   const spectra = study.spectra !== false;
+  const eigensolver = spectra ? requireEigensolver() : '';
   const settings = {
     spectra,
     ...(study.spectra === 'top' ? { method: 'top' as const } : {}),
@@ -82,7 +83,13 @@ export function characterizeMeasurements(
         experiment: characterizeExperiment,
         label: `characterize ${comparison.name} ${part}`,
         meta,
-        identity: { models: comparison.models.map(options.fingerprint), names, cuts: options.cuts, ...settings },
+        identity: {
+          models: comparison.models.map(options.fingerprint),
+          names,
+          cuts: options.cuts,
+          ...settings,
+          ...(eigensolver ? { eigensolver } : {}), // another library, other last bits
+        },
         measure: async () => {
           const wanted = new Set(names);
           const [before, second, third] = comparison.models.map((model) => dirs[model]!);

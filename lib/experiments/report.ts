@@ -108,7 +108,9 @@ function machines(history: Summary['history']): string {
   const seconds = history.reduce((sum, row) => sum + (row.kind === 'end' ? row.seconds : 0), 0);
   const starts = history.flatMap((row) => (row.kind === 'start' ? [row] : []));
   const kinds = new Set(
-    starts.map(({ environment: { system, cpu, threads, isa } }) => `${system} · ${cpu} · ${threads} threads, ${isa}`),
+    starts.map(({ environment: { system, cpu, threads, isa, eigensolver } }) =>
+      [system, cpu, `${threads} threads, ${isa}`, ...(eigensolver ? [`spectra by ${eigensolver}`] : [])].join(' · '),
+    ),
   );
   const runs = `${formatNumber(seconds / 60, 2)} minutes in ${starts.length} ${starts.length === 1 ? 'run' : 'runs'}`;
   return [...kinds, runs].join(' · ');

@@ -14,6 +14,7 @@ import { RunDir } from '../run/run-dir.js';
 import { addStats, emptyStats, execute, limitsFor } from '../run/runner.js';
 import { type Shard, wholeRun } from '../run/shards.js';
 import type { RunStats } from '../types.js';
+import { eigensolver } from '../weights.js';
 import { type ExperimentName, type Study, selectedExperiments } from './study-file.js';
 import { prepareStudy } from './study-prepare.js';
 
@@ -73,7 +74,7 @@ export async function runStudy(study: Study, options: StudyRunOptions): Promise<
     galvani: prepared.record.galvani,
     node: prepared.record.node,
     dependencies: packageFile().dependencies,
-    environment: environment(engine),
+    environment: environment(engine, eigensolver()),
     shard: `${shard.index}/${shard.count}`,
   });
   const total = { planned: 0, computed: 0, skipped: 0, failed: 0, finished: true, stats: emptyStats };

@@ -554,6 +554,7 @@ const history = z.discriminatedUnion('kind', [
       memoryBytes: count,
       threads: count,
       isa: z.string(),
+      eigensolver: z.string().exactOptional(),
     }),
     shard: z.string(),
   }),

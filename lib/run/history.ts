@@ -13,6 +13,8 @@ export interface Environment {
   /** Threads that compute, and the code path of the kernels: results do not depend on them on a CPU. */
   readonly threads: number;
   readonly isa: string;
+  /** The library that GALVANI_LAPACK named, by whose bits the spectra are; absent: galvani's own routine. */
+  readonly eigensolver?: string;
 }
 
 /** `start` without an `end` after it: the process was killed, or is still at work. */
@@ -38,7 +40,7 @@ export type HistoryRow =
       readonly finished: boolean;
     };
 
-export function environment(engine: { readonly threads: number; readonly isa: string }): Environment {
+export function environment(engine: { readonly threads: number; readonly isa: string }, solver: string): Environment {
   const all = cpus();
   return {
     system: `${platform()} ${release()} ${arch()}`,
@@ -47,6 +49,7 @@ export function environment(engine: { readonly threads: number; readonly isa: st
     memoryBytes: totalmem(),
     threads: engine.threads,
     isa: engine.isa,
+    ...(solver ? { eigensolver: solver } : {}),
   };
 }
 

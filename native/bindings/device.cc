@@ -5,6 +5,7 @@
 #include "core/parallel.h"
 #include "core/simd.h"
 #include "device/load.h"
+#include "ops/lapack.h"
 
 namespace galvani {
 namespace {
@@ -68,11 +69,22 @@ Napi::Value cuda_status(const Napi::CallbackInfo& info) {
   });
 }
 
+// eigensolver() → {name, path, problem}; name '' is the own routine.
+Napi::Value eigensolver(const Napi::CallbackInfo& info) {
+  const lapack::Status& status = lapack::status();
+  Napi::Object out = Napi::Object::New(info.Env());
+  out.Set("name", status.name);
+  out.Set("path", status.path);
+  out.Set("problem", status.problem);
+  return out;
+}
+
 }  // namespace
 
 void init_device(Napi::Env env, Napi::Object exports) {
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info, "cpuInfo"));
   exports.Set("cudaStatus", Napi::Function::New(env, cuda_status, "cudaStatus"));
+  exports.Set("eigensolver", Napi::Function::New(env, eigensolver, "eigensolver"));
 }
 
 }  // namespace galvani

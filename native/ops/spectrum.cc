@@ -7,6 +7,7 @@
 #include "core/status.h"
 #include "ops/dense_kernels.h"
 #include "ops/eigen.h"
+#include "ops/lapack.h"
 
 namespace galvani {
 namespace {
@@ -57,8 +58,11 @@ Spectrum spectrum(const MatrixSource& a, SpectrumMethod method, int64_t leading,
     out.resolution = 8 * static_cast<double>(k) * kEpsilon * out.values[0];
     small.assign(result.right.begin(), result.right.begin() + (leading > 0 ? leading * k : 0));
   } else {
+    const bool by_lapack = lapack::in_use();  // before the Gram matrix: it may throw
     std::vector<double> g = gram(a, pool, poll);
-    SymmetricEigen eigen = symmetric_eigen(g, k, leading, pool, poll);
+    require_finite(g);  // LAPACK need not come back from a NaN
+    SymmetricEigen eigen = by_lapack ? lapack::symmetric_eigen(g, k, leading)
+                                     : symmetric_eigen(g, k, leading, pool, poll);
     out.values = std::move(eigen.values);
     for (double& value : out.values) value = value > 0 ? std::sqrt(value) : 0.0;
     out.resolution = std::sqrt(static_cast<double>(k) * kEpsilon) * out.values[0];
