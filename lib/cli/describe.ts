@@ -17,7 +17,7 @@ export function describeCommand(): Command {
   return new Command('describe')
     .description('write the image descriptions that a study’s data.descriptions asks for, once, for many runs')
     .argument('<file>', 'study file (YAML) with data.descriptions')
-    .option('--out <file>', 'JSON lines to write (default: descriptions.jsonl beside the study file)')
+    .option('-o, --out <file>', 'JSON lines to write (default: descriptions.jsonl beside the study file)')
     .option('--threads <n>', 'threads that compute (default: all)', positiveInteger)
     .option('--quiet', 'no progress on stderr')
     .option('--json', 'print what was written as JSON on stdout')

@@ -50,7 +50,7 @@ function planCommand(): Command {
     .requiredOption('--region <list>', `what to hold fixed, separated by commas: ${freezeParts.join(', ')}`, partList)
     .addOption(new Option('--engine <engine>', 'who trains').choices(engineNames).makeOptionMandatory())
     .option('--cuts <mid,late>', 'first layers of mid and late (default: thirds)', cutPair)
-    .option('--out <dir>', 'folder to write (default: runs/freeze-REGION-ENGINE)')
+    .option('-o, --out <dir>', 'folder to write (default: runs/freeze-REGION-ENGINE)')
     .option('--python <path>', 'the Python whose installed engine version counts', 'python3')
     .option('--engine-version <version>', 'plan for this version of the engine; no Python is asked')
     .option('--json', 'print the plan as JSON on stdout')

@@ -31,7 +31,7 @@ export function initCommand(): Command {
   return new Command('init')
     .description('write a commented study file from the checkpoints and questions found under a folder')
     .argument('[dir]', 'where to look', '.')
-    .option('--out <file>', 'file to write (default: study.yaml in that folder)')
+    .option('-o, --out <file>', 'file to write (default: study.yaml in that folder)')
     .option('--depth <n>', 'how many folders deep to look', positiveInteger, 3)
     .option('--force', 'replace an existing file')
     .option('--json', 'print what was found as JSON and write nothing')

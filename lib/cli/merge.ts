@@ -6,7 +6,7 @@ import { GalvaniError } from '../errors.js';
 import { mergeMethods } from '../merge/methods.js';
 import { type MergePlan, planMerge } from '../merge/plan.js';
 import { parseRecipe } from '../merge/recipe.js';
-import { type MergeResult, shardsOf, writeMerge } from '../merge/write.js';
+import { companionFiles, isTokenizerFile, type MergeResult, shardsOf, writeMerge } from '../merge/write.js';
 import { packageVersion } from '../run/package.js';
 import { showProgress, silent } from '../run/progress.js';
 import { bytesText } from './print.js';
@@ -23,6 +23,18 @@ interface MergeOptions {
   readonly quiet?: boolean;
 }
 
+/** Which files come with the weights, by the model they are taken from. */
+function companionText(plan: MergePlan): string {
+  const paths = [...companionFiles(plan)];
+  const of = (dir: string): string[] =>
+    paths.filter(([, path]) => dirname(resolve(path)) === resolve(dir)).map(([name]) => name);
+  const { host, tokenizerHost } = plan;
+  const sources = [`from ${host.key}: ${['config.json', ...of(host.dir)].join(', ')}`];
+  if (tokenizerHost.dir !== host.dir) sources.push(`from ${tokenizerHost.key}: ${of(tokenizerHost.dir).join(', ')}`);
+  const hasTokenizer = paths.some(([name]) => isTokenizerFile(name));
+  return [...sources, ...(hasTokenizer ? [] : [`no tokenizer in ${tokenizerHost.key}, none in the output`])].join('; ');
+}
+
 function describePlan(plan: MergePlan, shardBytes: number): string {
   const { coverage } = plan;
   const count = new Map<string, { tensors: number; from: string }>();
@@ -34,7 +46,7 @@ function describePlan(plan: MergePlan, shardBytes: number): string {
   return [
     `${coverage.tensors} tensors, ${coverage.elements.toLocaleString('en')} values, ${bytesText(plan.bytes)} in ${shardsOf(plan.tensors, shardBytes).length} file(s)`,
     ...[...count].map(([line, { tensors }]) => `  ${String(tensors).padStart(5)}  ${line}`),
-    `config, processor from ${plan.host.key}; tokenizer from ${plan.tokenizerHost.key}`,
+    companionText(plan),
     ...unused.map(
       ([model, names]) =>
         `not read of ${model}: ${names.length} tensors (${names.slice(0, 3).join(', ')}${names.length > 3 ? ', …' : ''})`,

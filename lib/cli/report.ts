@@ -20,7 +20,7 @@ export function reportCommand(): Command {
     .argument('<run>', 'run directory, also one written by several shards')
     .argument('[other]', 'a second run: what was asked differently, what is reproduced, which rates differ')
     .option('--json', 'print the summary (or the comparison) as JSON on stdout')
-    .option('--out <dir>', 'where a comparison is written (default: runs/compare)')
+    .option('-o, --out <dir>', 'where a comparison is written (default: runs/compare)')
     .option('--rows <select>', 'print the rows behind a number: its `select` of summary.json, as JSON')
     .addHelpText(
       'after',

@@ -22,7 +22,7 @@ export interface RunOptions {
 /** Options of every command that runs trials. */
 export function withRunOptions(command: Command, defaultOut: string): Command {
   return command
-    .option('--out <dir>', `run directory; an interrupted run there is continued (default: ${defaultOut})`)
+    .option('-o, --out <dir>', `run directory; an interrupted run there is continued (default: ${defaultOut})`)
     .option('--json', 'print the summary as JSON on stdout')
     .option('--quiet', 'no progress on stderr')
     .option('--threads <n>', 'threads that compute (default: all)', positiveInteger)

@@ -85,10 +85,12 @@ export function shardsOf(tensors: readonly PlannedTensor[], limit: number): Shar
 /** Files of a checkpoint folder that go with the weights. */
 const companions =
   /^(generation_config\.json|tokenizer.*|vocab\.(json|txt)|merges\.txt|special_tokens_map\.json|added_tokens\.json|chat_template.*|.*processor_config\.json|.*\.(model|tiktoken|py)|LICENSE.*)$/;
-const isTokenizerFile = (name: string): boolean =>
+/** Also chat templates. */
+export const isTokenizerFile = (name: string): boolean =>
   /^(tokenizer|vocab|merges|special_tokens|added_tokens|chat_template)|\.(model|tiktoken)$/.test(name);
 
-function companionFiles(plan: MergePlan): Map<string, string> {
+/** Name → the file it is copied from: all but config.json, weights, index and manifest. */
+export function companionFiles(plan: MergePlan): Map<string, string> {
   const files = new Map<string, string>();
   for (const [dir, wanted] of [
     [plan.host.dir, (name: string) => !isTokenizerFile(name)],

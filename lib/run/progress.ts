@@ -28,7 +28,7 @@ export function showProgress(stream: NodeJS.WriteStream = process.stderr): Progr
 }
 
 function details({ failed = 0, skipped = 0 }: ProgressState): string {
-  const parts = [skipped > 0 ? `${skipped} from the ledger` : '', failed > 0 ? `${failed} failed` : ''].filter(Boolean);
+  const parts = [skipped > 0 ? `${skipped} done before` : '', failed > 0 ? `${failed} failed` : ''].filter(Boolean);
   return parts.length > 0 ? ` (${parts.join(', ')})` : '';
 }
 

@@ -52,6 +52,7 @@ test('a graft of the lab family: dry run, merge, a model the engine opens', asyn
   const dry = await galvani('merge', recipe, '--dry-run');
   expect(dry.stdout).toMatch(/152 tensors, 1,181,184 values/);
   expect(dry.stdout).toMatch(/copy of .*\/in/);
+  expect(dry.stdout).toMatch(/from .*\/in: config\.json, .*tokenizer\.json/);
   const out = join(root, 'graft');
   const made = await galvani('merge', recipe, '-o', out, '--json', '--quiet', '--hash');
   expect(made.status, made.stderr).toBe(0);
