@@ -45,9 +45,9 @@ export class Worker {
   #lines;
   #stderr = '';
 
-  constructor(name, command, args) {
+  constructor(name, command, args, env = {}) {
     this.name = name;
-    this.#child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'], env: peerEnvironment() });
+    this.#child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'], env: { ...peerEnvironment(), ...env } });
     this.#child.stderr.on('data', (chunk) => {
       this.#stderr = (this.#stderr + chunk).slice(-4000);
     });
@@ -56,9 +56,9 @@ export class Worker {
   }
 
   /** `script` is a file of this folder: *.py runs under the peer's Python, *.mjs under this Node. */
-  static start(name, python, script, args) {
+  static start(name, python, script, args, env) {
     const file = fileURLToPath(new URL(script, import.meta.url));
-    return new Worker(name, script.endsWith('.py') ? python : process.execPath, [file, ...args]);
+    return new Worker(name, script.endsWith('.py') ? python : process.execPath, [file, ...args], env);
   }
 
   async ask(request) {

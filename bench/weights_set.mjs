@@ -1,8 +1,8 @@
 /**
- * Two checkpoints with the tensors of Qwen2.5-VL (3B by default, fewer layers), bf16, sharded: random weights, and the
- * same after an update that moves a tenth of the entries by a few bf16 steps.
+ * Checkpoints with the tensors of Qwen2.5-VL (3B by default, fewer layers), bf16, sharded: random weights; the same after
+ * an update that moves one entry in ten by one to three bf16 steps, as a short RL run does; and with every entry moved so.
  *
- *   node bench/weights_set.mjs DIR [decoder layers]        writes DIR/before and DIR/after
+ *   node bench/weights_set.mjs DIR [decoder layers]        writes DIR/before, DIR/after and DIR/all
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -81,8 +81,8 @@ function configOf(size, layers, blocks) {
   };
 }
 
-/** @returns {Promise<{ before: string, after: string, bytes: number }>} bytes: of both together */
-export function writePair(dir, size = width3b, layers = 8, blocks = 8, shardBytes = 1e9) {
+/** @returns {{ before: string, after: string, all: string, bytes: number }} folders; bytes: of one pair */
+export function writeSet(dir, size = width3b, layers = 8, blocks = 8, shardBytes = 1e9) {
   const list = tensorsOf(size, layers, blocks);
   let state = 1;
   const random = () => {
@@ -91,8 +91,8 @@ export function writePair(dir, size = width3b, layers = 8, blocks = 8, shardByte
   };
   // One pool of normal bf16 numbers, read from a random place for every tensor: writing billions takes long enough.
   const pool = new Uint16Array(1 << 22);
-  const [float, bits] = [new Float32Array(1), null];
-  const view = new Uint32Array(float.buffer, 0, bits ?? 1);
+  const float = new Float32Array(1);
+  const view = new Uint32Array(float.buffer);
   for (let i = 0; i < pool.length; i++) {
     float[0] = 0.02 * Math.sqrt(3) * ((random() + random() + random() + random()) / 2 ** 32 - 2);
     pool[i] = (view[0] + 0x8000) >>> 16;
@@ -111,7 +111,7 @@ export function writePair(dir, size = width3b, layers = 8, blocks = 8, shardByte
   const total = list.reduce((sum, [, shape]) => sum + 2 * shape.reduce((a, b) => a * b, 1), 0);
   const file = (i) =>
     `model-${String(i + 1).padStart(5, '0')}-of-${String(shards.length).padStart(5, '0')}.safetensors`;
-  const paths = { before: join(dir, 'before'), after: join(dir, 'after') };
+  const paths = Object.fromEntries(['before', 'after', 'all'].map((name) => [name, join(dir, name)]));
   for (const path of Object.values(paths)) {
     mkdirSync(path, { recursive: true });
     writeFileSync(join(path, 'config.json'), JSON.stringify(configOf(size, layers, blocks)));
@@ -132,16 +132,22 @@ export function writePair(dir, size = width3b, layers = 8, blocks = 8, shardByte
       return { name, dtype: 'BF16', shape, data: new Uint8Array(data.buffer) };
     });
     writeSafetensors(join(paths.before, file(i)), tensors);
-    for (const { data } of tensors) {
-      const values = new Uint16Array(data.buffer);
-      for (let at = 0; at < values.length; at += 10) values[at] += (at * 2654435761) & 3; // 0 to 3 steps away from 0
-    }
+    const move = (isWanted) => {
+      for (const { data } of tensors) {
+        const values = new Uint16Array(data.buffer);
+        for (let at = 0; at < values.length; at++)
+          if (isWanted(at)) values[at] += 1 + ((Math.imul(at, 0x9e3779b1) >>> 16) % 3); // away from 0
+      }
+    };
+    move((at) => at % 10 === 0);
     writeSafetensors(join(paths.after, file(i)), tensors);
+    move((at) => at % 10 !== 0);
+    writeSafetensors(join(paths.all, file(i)), tensors);
   });
   return { ...paths, bytes: 2 * total };
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
   const [dir, layers] = process.argv.slice(2);
-  console.log(writePair(dir, width3b, Number(layers ?? 8)));
+  console.log(writeSet(dir, width3b, Number(layers ?? 8)));
 }
