@@ -262,12 +262,15 @@ export interface CudaStatus {
   }[];
 }
 
-/** Whose routine finds the eigenvalues of Gram matrices (native/ops/lapack.h). */
+/** Whose routine finds the eigenvalues of Gram matrices (native/ops/lapack.h; on a device native/ops/gpu/cusolver.h). */
 export interface EigensolverStatus {
-  /** "LAPACK 3.9.1, OpenBLAS 0.3.21, 32-bit integers": what GALVANI_LAPACK named. '': galvani's own. */
+  /**
+   * "LAPACK 3.9.1, OpenBLAS 0.3.21, 32-bit integers": what GALVANI_LAPACK named. '': galvani's own. Of a device:
+   * "cuSOLVER 12.0.4", what GALVANI_CUSOLVER named; '': the CPU's.
+   */
   readonly name: string;
   readonly path: string;
-  /** GALVANI_LAPACK is set and unusable: why. '' otherwise. */
+  /** The variable is set and the library unusable: why. '' otherwise. */
   readonly problem: string;
 }
 
@@ -473,8 +476,8 @@ export interface Native {
   cpuInfo(): CpuInfo;
   /** Of the library in use; of another one when a path is given. */
   cudaStatus(library?: string): CudaStatus;
-  /** Of this process: GALVANI_LAPACK is read once. */
-  eigensolver(): EigensolverStatus;
+  /** Of this process: each variable is read once. 'cuda' is empty where there is no device. */
+  eigensolver(device?: 'cpu' | 'cuda'): EigensolverStatus;
 }
 
 type AnyFunction = (this: unknown, ...args: unknown[]) => unknown;

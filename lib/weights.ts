@@ -12,7 +12,7 @@ import type {
   SpectrumMethod,
   TensorKey,
 } from './native.js';
-import { native, withSignal } from './native.js';
+import { type EigensolverStatus, native, withSignal } from './native.js';
 import { isFloat, matchTensors } from './weights/match.js';
 import { addPowerSums, type Moments, momentsOf, type PowerSums } from './weights/moments.js';
 
@@ -139,16 +139,24 @@ export function requireDevice(device: 'cpu' | 'cuda'): void {
   if (status !== 'ok') throw new GalvaniError('UNSUPPORTED', `device cuda: ${reason}`);
 }
 
-/** The library that GALVANI_LAPACK named, where it can be used; '': galvani's own routine. */
-export function eigensolver(): string {
-  return native().eigensolver().name;
+const eigensolvers = (device: 'cpu' | 'cuda'): EigensolverStatus[] =>
+  (device === 'cpu' ? (['cpu'] as const) : (['cpu', 'cuda'] as const)).map((one) => native().eigensolver(one));
+
+/**
+ * The libraries that GALVANI_LAPACK and, for a device, GALVANI_CUSOLVER named, where they can be used; '': galvani's own
+ * routine.
+ */
+export function eigensolver(device: 'cpu' | 'cuda' = 'cpu'): string {
+  return eigensolvers(device)
+    .map(({ name }) => name)
+    .filter(Boolean)
+    .join('; ');
 }
 
-/** The library whose eigensolver spectra use; '': galvani's own. @throws UNSUPPORTED: GALVANI_LAPACK is set and unusable */
-export function requireEigensolver(): string {
-  const { name, problem } = native().eigensolver();
-  if (problem) throw new GalvaniError('UNSUPPORTED', problem);
-  return name;
+/** eigensolver(). @throws UNSUPPORTED: a variable is set and its library unusable */
+export function requireEigensolver(device: 'cpu' | 'cuda' = 'cpu'): string {
+  for (const { problem } of eigensolvers(device)) if (problem) throw new GalvaniError('UNSUPPORTED', problem);
+  return eigensolver(device);
 }
 
 /**
@@ -161,7 +169,7 @@ export async function characterize(options: CharacterizeOptions): Promise<Charac
       throw new GalvaniError('BAD_ARGUMENT', `characterize: ${name}: expected a non-negative integer, got ${value}`);
   }
   requireDevice(options.device ?? 'cpu');
-  if (options.spectra) requireEigensolver();
+  if (options.spectra) requireEigensolver(options.device);
   const paths =
     options.mid === undefined ? [options.before, options.after] : [options.before, options.mid, options.after];
   const checkpoints = paths.map((path) => openCheckpoint(path));

@@ -1,8 +1,14 @@
 """Resident weights, on the largest matrix of a 7B model in bf16: every statistic of two and three versions beside torch's
 own reductions (norms, dot, maximum alone) and as a share of the measured copy bandwidth; row and column masses; the Gram
-matrix of the update beside cuBLAS in float64; inner products and weighted sums beside torch."""
+matrix of the update beside cuBLAS in float64; inner products and weighted sums beside torch; eigenvalues through our binding of
+cuSOLVER, which torch calls too."""
+
+import ctypes
+import os
 
 import torch
+
+os.environ.setdefault("GALVANI_CUSOLVER", "auto")  # before the library reads it
 
 from stage import Stage, relative_error
 from timing import sets_needed
@@ -190,9 +196,43 @@ def mix():
           {"torch eager": eager, "torch compiled": eager if dry else torch.compile(eager)}, 0.0)
 
 
+def eigen():
+    """Ours is a call of NVIDIA's library: what can be wrong is what we hand over, and what it costs beside torch's call."""
+    what = "eigenvalues by cuSOLVER"
+    status = backend.structs["EigenStatus"]()
+    backend.table.eigen_status(ctypes.byref(status))
+    if not status.name:
+        return stage.skip(what, status.problem.decode() or "not asked for")
+    k = 60 if dry else 2048
+    x = torch.randn(k, 2 * k, dtype=torch.float64, device=device)
+    gram = x @ x.T
+    for vectors in (0, 1):
+        matrix, values = torch.empty_like(gram), torch.zeros(k, dtype=torch.float64, device=device)
+        info = torch.ones(1, dtype=torch.int32, device=device)
+        p = backend.params("EigenParams", matrix=matrix, values=values, info=info, k=k, vectors=vectors)
+        if backend.table.eigen_workspace(ctypes.byref(p)) != 0:
+            return stage.skip(what, backend.table.last_error().decode())
+        workspace = torch.empty(p.workspace_bytes, dtype=torch.uint8, device=device)
+        host = torch.empty(max(1, p.host_workspace_bytes), dtype=torch.uint8)
+        backend.set(p, workspace=workspace)
+        p.host_workspace = host.data_ptr()
+
+        def ours():
+            matrix.copy_(torch.triu(gram))  # it is overwritten
+            backend.call("eigen", p)
+
+        theirs = torch.linalg.eigh if vectors else torch.linalg.eigvalsh
+        # With vectors: G itself, put together again from what came back.
+        found = (lambda: (matrix.T * values) @ matrix) if vectors else (lambda: values)
+        want = gram if vectors else torch.linalg.eigvalsh(gram)
+        timed("eigen", f"{k}, {'with' if vectors else 'without'} vectors, {status.name.decode()}", 8 * k * k, ours, found, want,
+              {"torch": lambda: theirs(gram)}, 1e-11)
+
+
 bench(2)
 bench(3)
 mass()
 gram()
 mix()
+eigen()
 stage.finish()

@@ -21,6 +21,8 @@ export interface Diagnosis {
     readonly threads: number;
     readonly cuda: CudaStatus;
     readonly eigensolver: EigensolverStatus;
+    /** Of the device; all '' where there is none, or no library is asked for. */
+    readonly cudaEigensolver: EigensolverStatus;
   } | null;
   /** Why the addon does not load, and what to do. */
   readonly problem: string | null;
@@ -39,7 +41,8 @@ export function diagnose(): Diagnosis {
   try {
     const addon = native();
     const { isa, features, threads } = addon.cpuInfo();
-    const used = { cuda: addon.cudaStatus(), eigensolver: addon.eigensolver() };
+    const eigensolvers = { eigensolver: addon.eigensolver(), cudaEigensolver: addon.eigensolver('cuda') };
+    const used = { cuda: addon.cudaStatus(), ...eigensolvers };
     return { ...base, addon: { isa, features, threads, ...used }, problem: null };
   } catch (cause) {
     return { ...base, addon: null, problem: fromNative(cause).message };
@@ -59,9 +62,9 @@ export function doctorCommand(): Command {
     });
 }
 
-function solver({ name, path, problem }: EigensolverStatus): string {
+function solver({ name, path, problem }: EigensolverStatus, variable: string, own: string): string {
   if (problem) return `none: ${problem}`;
-  return name ? `${name} (${path}), asked for by GALVANI_LAPACK` : 'galvani’s own (GALVANI_LAPACK is not set)';
+  return name ? `${name} (${path}), asked for by ${variable}` : `${own} (${variable} is not set)`;
 }
 
 function describe({ galvani, node, napi, system, cpu, memoryBytes, addon, problem }: Diagnosis): string {
@@ -76,8 +79,11 @@ function describe({ galvani, node, napi, system, cpu, memoryBytes, addon, proble
           ['code path', addon.isa],
           ['features', addon.features.join(' ')],
           ['threads', String(addon.threads)],
-          ['eigensolver', solver(addon.eigensolver)],
+          ['eigensolver', solver(addon.eigensolver, 'GALVANI_LAPACK', 'galvani’s own')],
           ['CUDA', addon.cuda.status === 'ok' ? `ok: ${addon.cuda.reason}` : `no: ${addon.cuda.reason}`],
+          ...(addon.cuda.status === 'ok'
+            ? [['CUDA eigensolver', solver(addon.cudaEigensolver, 'GALVANI_CUSOLVER', 'the CPU’s')]]
+            : []),
           ['CUDA library', addon.cuda.targets ? `${addon.cuda.library}, for ${addon.cuda.targets}` : 'not loaded'],
         ] as [string, string][])
       : ([['addon', `does not load: ${problem}`]] as [string, string][])),

@@ -38,7 +38,7 @@ export function comparisonsOf({ models, control }: CharacterizeStudy): Compariso
 /**
  * One measurement per part of the network and comparison. All checkpoints are matched before any is read: what does not
  * fit is one error, not a failed row per layer.
- * @throws SHAPE_MISMATCH listing every difference; UNSUPPORTED for a device or LAPACK that is not here; what reading the folders throws
+ * @throws SHAPE_MISMATCH listing every difference; UNSUPPORTED for a device, LAPACK or cuSOLVER that is not here; what reading the folders throws
  */
 export function characterizeMeasurements(
   dirs: Readonly<Record<string, string>>,
@@ -55,7 +55,7 @@ export function characterizeMeasurements(
 ): Measurement[] {
   requireDevice(study.device);
   const spectra = study.spectra !== false;
-  const eigensolver = spectra ? requireEigensolver() : '';
+  const eigensolver = spectra ? requireEigensolver(study.device) : '';
   const settings = {
     spectra,
     ...(study.spectra === 'top' ? { method: 'top' as const } : {}),

@@ -74,7 +74,7 @@ export async function runStudy(study: Study, options: StudyRunOptions): Promise<
     galvani: prepared.record.galvani,
     node: prepared.record.node,
     dependencies: packageFile().dependencies,
-    environment: environment(engine, eigensolver()),
+    environment: environment(engine, eigensolver(study.experiments.characterize?.device)),
     shard: `${shard.index}/${shard.count}`,
   });
   const total = { planned: 0, computed: 0, skipped: 0, failed: 0, finished: true, stats: emptyStats };

@@ -69,14 +69,24 @@ Napi::Value cuda_status(const Napi::CallbackInfo& info) {
   });
 }
 
-// eigensolver() → {name, path, problem}; name '' is the own routine.
+// eigensolver('cpu' | 'cuda') → {name, path, problem}; name '' is the own routine, or of a device the CPU's.
 Napi::Value eigensolver(const Napi::CallbackInfo& info) {
-  const lapack::Status& status = lapack::status();
-  Napi::Object out = Napi::Object::New(info.Env());
-  out.Set("name", status.name);
-  out.Set("path", status.path);
-  out.Set("problem", status.problem);
-  return out;
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    Napi::Object out = Napi::Object::New(info.Env());
+    const auto set = [&](const auto& status) {
+      out.Set("name", status.name);
+      out.Set("path", status.path);
+      out.Set("problem", status.problem);
+    };
+    if (info.Length() == 0 || info[0].IsUndefined() || to_string(info[0], "eigensolver: device") == "cpu") {
+      set(lapack::status());
+    } else {
+      gpu::EigenStatus status{};
+      if (const gpu::Backend* backend = gpu_status().backend) backend->eigen_status(&status);
+      set(status);
+    }
+    return out;
+  });
 }
 
 }  // namespace

@@ -46,4 +46,7 @@ class ThreadPool {
 // Number of threads this process may use (affinity mask respected).
 int available_threads();
 
+// Called between blocks of work; throws to abandon it (cancellation).
+using Poll = std::function<void()>;
+
 }  // namespace galvani

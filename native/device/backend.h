@@ -14,7 +14,7 @@
 
 namespace galvani::gpu {
 
-inline constexpr uint32_t kBackendAbi = 2;
+inline constexpr uint32_t kBackendAbi = 3;
 
 struct DeviceInfo {
   char name[128];
@@ -75,6 +75,9 @@ struct Backend {
   int (*weight_gram)(const WeightGramParams*, void* stream);
   int (*weight_dots)(const WeightDotsParams*, void* stream);
   int (*weight_sum)(const WeightSumParams*, void* stream);
+  int (*eigen_status)(EigenStatus* status);
+  int (*eigen_workspace)(EigenParams* params);  // fills in both numbers of bytes
+  int (*eigen)(const EigenParams*, void* stream);
 };
 
 // The one symbol of the shared object. Null when it cannot serve this ABI.

@@ -3,6 +3,7 @@
 //   const char* code_text(int code)    what the device calls this error
 #pragma once
 #include "device/backend.h"
+#include "ops/gpu/cusolver.h"
 #include "ops/gpu/launchers.h"
 #include "ops/gpu/refuse.h"
 
@@ -37,6 +38,15 @@ GALVANI_ENTRY(weight_dots, WeightDotsParams)
 GALVANI_ENTRY(weight_sum, WeightSumParams)
 #undef GALVANI_ENTRY
 
+int eigen_status(EigenStatus* status) {
+  *status = cusolver::status();
+  return 0;
+}
+int finish_eigen(int code) {
+  if (code == kUnsupported) set_message("eigen: no library was asked for (GALVANI_CUSOLVER)");
+  return code;
+}
+
 // Fills the part of the table that every back end has; `gemm` is the fastest it offers.
 void add_kernels(Backend& table, int (*gemm)(const GemmParams*, void*)) {
   table.abi = kBackendAbi;
@@ -60,6 +70,7 @@ void add_kernels(Backend& table, int (*gemm)(const GemmParams*, void*)) {
   table.weight_gram = weight_gram_entry;
   table.weight_dots = weight_dots_entry;
   table.weight_sum = weight_sum_entry;
+  table.eigen_status = eigen_status;
 }
 
 }  // namespace

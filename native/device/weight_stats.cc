@@ -125,7 +125,10 @@ DeltaSums delta_sums(const gpu::Backend& device, const std::vector<DeviceTensor>
   return sums;
 }
 
-std::vector<double> gram(const gpu::Backend& device, const DeviceTensor* before, const DeviceTensor& after) {
+namespace {
+
+// (k, k) upper triangle and diagonal, zero below.
+DeviceArray<double> gram_there(const gpu::Backend& device, const DeviceTensor* before, const DeviceTensor& after) {
   const Sides sides(after.view);
   const int64_t small = std::min(sides.rows, sides.columns);
   if (before) same_elements({*before, after});
@@ -138,12 +141,63 @@ std::vector<double> gram(const gpu::Backend& device, const DeviceTensor* before,
   }
   p.rows = sides.rows;
   p.columns = sides.columns;
-  if (small == 0) return {};
-  const DeviceArray<double> out(device, small * small);
+  DeviceArray<double> out(device, small * small);
+  if (small == 0) return out;
   check_device(device, device.fill(out.data(), 0, out.bytes(), nullptr), "fill");
   p.gram = out.data();
   check_device(device, device.weight_gram(&p, nullptr), "weight_gram");
-  return out.read();
+  return out;
+}
+
+}  // namespace
+
+std::vector<double> gram(const gpu::Backend& device, const DeviceTensor* before, const DeviceTensor& after) {
+  return gram_there(device, before, after).read();
+}
+
+gpu::EigenStatus eigensolver(const gpu::Backend& device) {
+  gpu::EigenStatus status{};
+  check_device(device, device.eigen_status(&status), "eigen_status");
+  if (*status.problem) throw Error(Code::kUnsupported, status.problem);
+  return status;
+}
+
+SymmetricEigen gram_eigen(const gpu::Backend& device, const DeviceTensor* before, const DeviceTensor& after,
+                          int64_t leading) {
+  const DeviceArray<double> matrix = gram_there(device, before, after);
+  const Sides sides(after.view);
+  SymmetricEigen out;
+  gpu::EigenParams p{};
+  p.k = std::min(sides.rows, sides.columns);
+  if (p.k == 0) return out;
+  const DeviceArray<double> values(device, p.k);
+  const DeviceArray<int32_t> info(device, 1);
+  p.matrix = matrix.data();
+  p.values = values.data();
+  p.info = info.data();
+  p.vectors = leading > 0;
+  const auto check = [&](int code) {
+    if (code != 0) throw Error(Code::kUnsupported, device.last_error());
+  };
+  check(device.eigen_workspace(&p));
+  const DeviceArray<unsigned char> workspace(device, std::max<int64_t>(1, p.workspace_bytes));
+  std::vector<double> host(static_cast<size_t>(p.host_workspace_bytes) / sizeof(double) + 1);
+  p.workspace = workspace.data();
+  p.host_workspace = host.data();
+  check(device.eigen(&p, nullptr));
+  const int32_t failures = info.read()[0];  // waits
+  if (failures != 0)
+    throw Error(Code::kUnsupported, std::string(eigensolver(device).name) + ", Gram matrix of side " + std::to_string(p.k) +
+                                        ": did not converge, info = " + std::to_string(failures));
+  const std::vector<double> ascending = values.read();
+  out.values.assign(ascending.rbegin(), ascending.rend());
+  leading = std::min(leading, p.k);
+  out.vectors.resize(static_cast<size_t>(leading * p.k));
+  for (int64_t i = 0; i < leading; ++i)
+    check_device(device, device.copy_out(out.vectors.data() + i * p.k, matrix.data() + (p.k - 1 - i) * p.k,
+                                         p.k * static_cast<int64_t>(sizeof(double)), nullptr), "copy_out");
+  check_device(device, device.sync(nullptr), "sync");
+  return out;
 }
 
 std::vector<double> inner_products(const gpu::Backend& device, const std::vector<DeviceTensor>& inputs) {

@@ -8,6 +8,7 @@
 #include "core/tensor.h"
 #include "device/array.h"
 #include "device/backend.h"
+#include "ops/eigen.h"
 #include "ops/reduce.h"
 
 namespace galvani {
@@ -36,6 +37,15 @@ DeltaSums delta_sums(const gpu::Backend& device, const std::vector<DeviceTensor>
 
 // gram (ops/gram.h) of after − before, shape[0] × the rest; of `after` itself where before is null.
 std::vector<double> gram(const gpu::Backend& device, const DeviceTensor* before, const DeviceTensor& after);
+
+// Whose eigensolver symmetric_eigen below is (ops/gpu/cusolver.h); the name is empty where none is asked for. UNSUPPORTED when it is
+// asked for and unusable.
+gpu::EigenStatus eigensolver(const gpu::Backend& device);
+
+// galvani::symmetric_eigen (ops/eigen.h) of such a Gram matrix without taking it off the device: only values and the leading
+// vectors come back. 16k² bytes and the library's workspace on the device. UNSUPPORTED where it does not converge.
+SymmetricEigen gram_eigen(const gpu::Backend& device, const DeviceTensor* before, const DeviceTensor& after,
+                          int64_t leading);
 
 // (m, m) inner products of 1 to 8 tensors, symmetric.
 std::vector<double> inner_products(const gpu::Backend& device, const std::vector<DeviceTensor>& inputs);

@@ -182,6 +182,29 @@ void grams(const gpu::Backend& device, Random& random, ThreadPool& pool, const s
   }
 }
 
+// Where a library is asked for (GALVANI_CUSOLVER): values, and projectors on leading vectors, which have no sign.
+void eigens(const gpu::Backend& device, Random& random, ThreadPool& pool, int64_t rows, int64_t columns) {
+  const Versions v(device, random, {DType::kBF16, DType::kBF16}, {rows, columns}, true);
+  const std::string what = "eigenvalues of the Gram matrix of " + std::to_string(rows) + " × " + std::to_string(columns);
+  const int64_t k = std::min(rows, columns), leading = std::min<int64_t>(k, 3);
+  std::vector<double> g = gram(device, &v.tensors[0], v.tensors[1]);
+  const SymmetricEigen want = symmetric_eigen(g, k, leading, pool);
+  for (const int64_t count : {int64_t{0}, leading}) {
+    const SymmetricEigen got = gram_eigen(device, &v.tensors[0], v.tensors[1], count);
+    bool near = got.values.size() == static_cast<size_t>(k);
+    for (size_t i = 0; near && i < got.values.size(); ++i)
+      near = std::fabs(got.values[i] - want.values[i]) <= 1e-13 * static_cast<double>(k) * want.values[0];
+    EXPECT(near, what);
+    EXPECT(got.vectors.size() == static_cast<size_t>(count * k), what + ": as many vectors as wanted");
+    for (int64_t i = 0; i < count; ++i) {
+      double product = 0;
+      for (int64_t j = 0; j < k; ++j)
+        product += got.vectors[static_cast<size_t>(i * k + j)] * want.vectors[static_cast<size_t>(i * k + j)];
+      EXPECT(std::fabs(std::fabs(product) - 1) < 1e-10, what + ": vector " + std::to_string(i));
+    }
+  }
+}
+
 void mixes(const gpu::Backend& device, Random& random, const std::vector<DType>& types, int64_t n, DType out_type) {
   const Versions v(device, random, types, {n}, true);
   const size_t m = types.size();
@@ -262,6 +285,9 @@ void everything(const gpu::Backend& device, uint64_t seed) {
   for (const auto& [rows, columns] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {3, 70}, {70, 3}, {65, 65}, {130, 33}, {33, 150}})
     grams(device, random, pool, {DType::kBF16, DType::kBF16}, rows, columns);
   for (const DType type : kTypes) grams(device, random, pool, {type, DType::kF32}, 9, 20);
+  if (*eigensolver(device).name)
+    for (const auto& [rows, columns] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {3, 70}, {70, 3}, {33, 150}, {65, 65}})
+      eigens(device, random, pool, rows, columns);
   for (size_t m = 1; m <= gpu::kMixMost; ++m)
     mixes(device, random, std::vector<DType>(m, DType::kBF16), 2049 + static_cast<int64_t>(m), DType::kBF16);
   mixes(device, random, {DType::kF32, DType::kF16}, 4099, DType::kF16);

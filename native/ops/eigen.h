@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "core/parallel.h"
-#include "ops/gram.h"
 
 namespace galvani {
 

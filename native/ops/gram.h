@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/parallel.h"
+#include "ops/eigen.h"
 
 namespace galvani {
 
@@ -17,15 +18,14 @@ struct MatrixSource {
   // Writes the block [row, row + n) × [column, column + m) to out (n × m, row-major). Called from several threads.
   std::function<void(int64_t row, int64_t n, int64_t column, int64_t m, float* out)> block;
 
-  // Where the entries lie on a device, its own way to gram(); empty on the CPU.
+  // Where the entries lie on a device, its own ways to gram() and to the eigenvalues of it with `leading` vectors (where a
+  // library there is asked for); empty on the CPU.
   std::function<std::vector<double>()> gram_there = {};
+  std::function<SymmetricEigen(int64_t leading)> eigen_there = {};
 
   int64_t small_side() const { return rows < columns ? rows : columns; }
   int64_t long_side() const { return rows < columns ? columns : rows; }
 };
-
-// Called between blocks of work; throws to abandon it (cancellation).
-using Poll = std::function<void()>;
 
 // (k, k) row-major, k = small_side(); the upper triangle and diagonal are set, the rest is zero.
 std::vector<double> gram(const MatrixSource& a, ThreadPool& pool, const Poll& poll = {});

@@ -57,6 +57,11 @@ Spectrum spectrum(const MatrixSource& a, SpectrumMethod method, int64_t leading,
     out.values = std::move(result.values);
     out.resolution = 8 * static_cast<double>(k) * kEpsilon * out.values[0];
     small.assign(result.right.begin(), result.right.begin() + (leading > 0 ? leading * k : 0));
+  } else if (a.eigen_there) {
+    if (poll) poll();
+    SymmetricEigen eigen = a.eigen_there(leading);
+    out.values = std::move(eigen.values);
+    small = std::move(eigen.vectors);
   } else {
     const bool by_lapack = lapack::in_use();  // before the Gram matrix: it may throw
     std::vector<double> g = gram(a, pool, poll);
@@ -64,9 +69,11 @@ Spectrum spectrum(const MatrixSource& a, SpectrumMethod method, int64_t leading,
     SymmetricEigen eigen = by_lapack ? lapack::symmetric_eigen(g, k, leading)
                                      : symmetric_eigen(g, k, leading, pool, poll);
     out.values = std::move(eigen.values);
+    small = std::move(eigen.vectors);
+  }
+  if (method == SpectrumMethod::kGram) {
     for (double& value : out.values) value = value > 0 ? std::sqrt(value) : 0.0;
     out.resolution = std::sqrt(static_cast<double>(k) * kEpsilon) * out.values[0];
-    small = std::move(eigen.vectors);
   }
   require_finite(out.values);
   for (double& value : out.values)

@@ -1,8 +1,8 @@
 // Singular values of a matrix of any size, its leading singular subspaces, and what is said about them (METHODS §2).
 //
 // Three paths, k = small side, N = long side, ε = 2⁻⁵²:
-//   gram    eigenvalues of the float64 Gram matrix, by the own routine (ops/eigen.h) or the LAPACK that GALVANI_LAPACK
-//           names (ops/lapack.h). k²N/2 multiply-adds, memory 8k² bytes. |σ̂ − σ| ≤ k ε σ1²/σ, so values below
+//   gram    eigenvalues of the float64 Gram matrix, by the own routine (ops/eigen.h), the LAPACK that GALVANI_LAPACK
+//           names (ops/lapack.h) or, on a device, the cuSOLVER that GALVANI_CUSOLVER names (ops/gpu/cusolver.h). k²N/2 multiply-adds, memory 8k² bytes. |σ̂ − σ| ≤ k ε σ1²/σ, so values below
 //           resolution = σ1·sqrt(k ε) (9e-7 σ1 for k = 3584) are lost.
 //   direct  Householder QR and one-sided Jacobi. |σ̂ − σ| ≤ resolution = 8 k ε σ1. Holds k·N doubles.
 //   top     the leading values and subspaces alone, by block Krylov iteration (ops/krylov.h): a few passes, memory of a

@@ -94,13 +94,14 @@ class OnDevice {
     return delta_sums(*device_, tensors, mass);
   }
   // Of version `after` minus version `before`, or of `after` itself (before < 0): gives the source a Gram matrix from
-  // here. The versions must outlive it.
+  // here, and its eigenvalues where a library is asked for. The versions must outlive it.
   MatrixSource with_gram(MatrixSource source, int before, size_t after) const {
-    if (device_)
-      source.gram_there = [this, before, after] {
-        const DeviceTensor* from = before < 0 ? nullptr : &versions_[static_cast<size_t>(before)].tensor();
-        return gram(*device_, from, versions_[after].tensor());
-      };
+    if (!device_) return source;
+    const DeviceTensor* from = before < 0 ? nullptr : &versions_[static_cast<size_t>(before)].tensor();
+    const DeviceTensor& to = versions_[after].tensor();
+    source.gram_there = [this, from, &to] { return gram(*device_, from, to); };
+    if (*eigensolver(*device_).name)
+      source.eigen_there = [this, from, &to](int64_t leading) { return gram_eigen(*device_, from, to, leading); };
     return source;
   }
 

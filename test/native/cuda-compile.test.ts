@@ -128,14 +128,17 @@ a.cu(41): warning #128-D: loop is not reachable`;
   expect(kernelName('_Z3foov')).toBe('_Z3foov');
 });
 
-test('our declarations of cuBLASLt agree with its header', () => {
-  const folders = [process.env.GALVANI_CUBLASLT_INCLUDE, `${process.env.CUDA_HOME ?? '/usr/local/cuda'}/include`];
-  const include = folders.find((folder) => folder && existsSync(join(folder, 'cublasLt.h')));
+test.each([
+  ['cuBLASLt', 'cublasLt.h', 'cublaslt-facts.cc', 'GALVANI_CUBLASLT_INCLUDE'],
+  ['cuSOLVER', 'cusolverDn.h', 'cusolver-facts.cc', 'GALVANI_CUSOLVER_INCLUDE'],
+])('our declarations of %s agree with its header', async (_, header, facts, variable) => {
+  const toolkit = `${process.env.CUDA_HOME ?? '/usr/local/cuda'}/include`;
+  const include = [process.env[variable], toolkit].find((folder) => folder && existsSync(join(folder, header)));
   if (!include) {
-    console.warn('skipped: no cublasLt.h (GALVANI_CUBLASLT_INCLUDE, CUDA_HOME/include)');
+    console.warn(`skipped: no ${header} (${variable}, CUDA_HOME/include)`);
     return;
   }
-  const includes = ['-isystem', include, '-isystem', `${process.env.CUDA_HOME ?? '/usr/local/cuda'}/include`];
-  const args = ['-std=c++20', '-fsyntax-only', '-Inative', ...includes, 'test/support/cublaslt-facts.cc'];
-  return promisify(execFile)('g++', args, { cwd: root });
+  const includes = ['-isystem', include, '-isystem', toolkit];
+  const args = ['-std=c++20', '-fsyntax-only', '-Inative', ...includes, join('test', 'support', facts)];
+  await promisify(execFile)('g++', args, { cwd: root });
 });

@@ -211,6 +211,111 @@ describe.skipIf(!hasCmake())('the emulated back end', () => {
     expect(existsSync(join(folder, 'without'))).toBe(false);
   }, 120_000);
 
+  describe('cuSOLVER, where it is asked for', () => {
+    const emulated = () => ({ GALVANI_CUDA_LIBRARY: join(nativeFolder, 'Release', 'galvani_emulated.so') });
+    const compiled = (name: string, ...flags: string[]): string => {
+      const path = join(folder, `${name}.so`);
+      const args = ['-std=c++20', '-O2', '-shared', '-fPIC', ...flags, 'test/support/fake-cusolver.cc', '-o', path];
+      const { code, log } = run('g++', args);
+      expect(code, log).toBe(0);
+      return path;
+    };
+    const models = ['base', 'in'].map((name) => join('lab', 'checkpoints', name));
+    const characterize = (out: string, library: string, ...more: string[]) =>
+      run(
+        process.execPath,
+        [
+          'dist/cli/main.js',
+          'characterize',
+          ...models,
+          '--quiet',
+          '--device',
+          'cuda',
+          ...more,
+          '--out',
+          join(folder, out),
+        ],
+        { ...emulated(), GALVANI_CUSOLVER: library },
+      );
+
+    const direct = (library: string) => {
+      const script = `
+        import { characterize } from './dist/weights.js';
+        await characterize({ before: 'lab/checkpoints/base', after: 'lab/checkpoints/in', spectra: true, method: 'gram', device: 'cuda' });`;
+      return run(process.execPath, ['--input-type=module', '-e', script], { ...emulated(), GALVANI_CUSOLVER: library });
+    };
+
+    test('a library by its documented contract: the CPU’s answers, said in doctor, the report and the record', () => {
+      const library = compiled('cusolver');
+      const { passed, failed, output } = runNativeTest('weights_test', { GALVANI_CUSOLVER: library });
+      expect(failed, output).toBe(0);
+      expect(passed).toBeGreaterThan(runNativeTest('weights_test').passed + 100);
+      const doctor = run(process.execPath, ['dist/cli/main.js', 'doctor'], {
+        ...emulated(),
+        GALVANI_CUSOLVER: library,
+      });
+      expect(doctor.log).toContain(`cuSOLVER 12.3.45 (${library}), asked for by GALVANI_CUSOLVER`);
+
+      // Values of more than 160 rows go through the Gram matrix; those of this script all do.
+      const script = `
+        import { characterize } from './dist/weights.js';
+        const { tensors } = await characterize({
+          before: 'lab/checkpoints/base', after: 'lab/checkpoints/in', spectra: true, method: 'gram', subspace: 4, device: 'cuda',
+          filter: (name) => name.includes('layers.3.') && name.includes('proj'),
+        });
+        const spectra = tensors.flatMap(({ steps: [{ spectrum }] }) => (spectrum ? [spectrum] : []));
+        console.log(JSON.stringify(spectra.map((one) => [[...one.singularValues], one.resolved, one.aboveFloor.rank, ...one.weightCosines.left])));`;
+      const spectra = (name: string) => {
+        const { code, log } = run(process.execPath, ['--input-type=module', '-e', script], {
+          ...emulated(),
+          GALVANI_CUSOLVER: name,
+        });
+        expect(code, log).toBe(0);
+        return JSON.parse(log) as [number[], number, number, ...number[]][];
+      };
+      const [own, theirs] = [spectra(''), spectra(library)];
+      expect(own.length).toBeGreaterThan(3);
+      for (const [i, [values, resolved, rank, ...cosines]] of own.entries()) {
+        const [others, theirResolved, theirRank, ...theirCosines] = theirs[i]!;
+        expect([theirResolved, theirRank]).toEqual([resolved, rank]);
+        for (const [j, value] of values.entries())
+          expect(Math.abs(others[j]! - value) / values[0]!).toBeLessThan(1e-12);
+        for (const [j, cosine] of cosines.entries()) expect(Math.abs(theirCosines[j]! - cosine)).toBeLessThan(1e-8);
+      }
+      expect(theirs).not.toEqual(own); // another routine did run
+
+      const { code, log } = characterize('solved', library);
+      expect(code, log).toBe(0);
+      expect(readFileSync(join(folder, 'solved', 'report.md'), 'utf8')).toContain('spectra by cuSOLVER 12.3.45');
+    }, 300_000);
+
+    test('unusable: one sentence and nothing written', () => {
+      const wrong = characterize('wrong', '/nowhere.so');
+      expect(wrong.code).not.toBe(0);
+      expect(wrong.log).toMatch(
+        /GALVANI_CUSOLVER=\/nowhere\.so: no cuSOLVER: \/nowhere\.so: cannot open .*; unset GALVANI_CUSOLVER for the CPU's routine \[UNSUPPORTED\]/,
+      );
+      expect(existsSync(join(folder, 'wrong'))).toBe(false);
+      const other = characterize('other', fake(1));
+      expect(other.log).toMatch(/no cuSOLVER: .*fake-1\.so has no cusolverGetVersion/);
+      // One that is there and does not work is a failed part of the run, with its reason.
+      const broken = (name: string, flag: string) => direct(compiled(name, flag));
+      expect(broken('mute', '-DFAIL=1').log).toMatch(/cuSOLVER 12\.3\.45 \(.*mute\.so\): it does not start: status 1/);
+      expect(broken('stuck', '-DFAIL=2').log).toMatch(/Gram matrix of side \d+: did not converge, info = 4/);
+    }, 300_000);
+
+    test('NVIDIA’s own, without a GPU: found, and says that it does not start', () => {
+      const path = process.env.GALVANI_CUSOLVER_LIBRARY;
+      if (!path || native().cudaStatus().status !== 'no-driver') {
+        console.warn('skipped: GALVANI_CUSOLVER_LIBRARY names no libcusolver.so, or there is a driver');
+        return;
+      }
+      expect(direct(path).log).toMatch(
+        /cuSOLVER 1[12]\.\d+\.\d+ \(.*libcusolver\.so.*\): it does not start: status 1; unset GALVANI_CUSOLVER/,
+      );
+    });
+  });
+
   test('cuBLASLt: what it is or why it is not used', () => {
     const here = runNativeTest('cublaslt_test');
     expect(here.failed, here.output).toBe(0);

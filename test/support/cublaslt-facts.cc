@@ -2,9 +2,9 @@
 #include <cublasLt.h>
 
 #include <cstddef>
-#include <type_traits>
 
 #include "ops/gpu/cublaslt_facts.h"
+#include "same-function.h"
 
 namespace galvani::gpu::cublaslt {
 
@@ -24,19 +24,6 @@ static_assert(offsetof(Heuristic, algorithm) == offsetof(cublasLtMatmulHeuristic
 static_assert(offsetof(Heuristic, workspace) == offsetof(cublasLtMatmulHeuristicResult_t, workspaceSize));
 static_assert(offsetof(Heuristic, state) == offsetof(cublasLtMatmulHeuristicResult_t, state));
 
-// Function types with every pointer as const void* and every enum as int.
-template <class T>
-using Erased = std::conditional_t<std::is_pointer_v<T>, const void*, std::conditional_t<std::is_enum_v<T>, int, T>>;
-template <class F>
-struct ErasedFunction;
-template <class R, class... Args>
-struct ErasedFunction<R(Args...)> {
-  using type = Erased<R>(Erased<std::decay_t<Args>>...);
-};
-template <class Theirs, class Ours>
-constexpr bool same(Theirs*, Ours*) {
-  return std::is_same_v<typename ErasedFunction<Theirs>::type, typename ErasedFunction<Ours>::type>;
-}
 constexpr Functions f{};
 static_assert(same(cublasLtGetVersion, f.get_version) && same(cublasLtGetStatusName, f.get_status_name));
 static_assert(same(cublasLtCreate, f.create));

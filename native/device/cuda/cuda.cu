@@ -151,6 +151,17 @@ int gemm(const GemmParams* params, void* stream) {
   return gemm_mma_entry(params, stream);
 }
 
+int eigen_workspace(EigenParams* params) {
+  int device = 0;
+  if (const int code = check(cudaGetDevice(&device), "eigen_workspace")) return code;
+  return finish_eigen(cusolver::workspace(*params, device));
+}
+int eigen(const EigenParams* params, void* stream) {
+  int device = 0;
+  if (const int code = check(cudaGetDevice(&device), "eigen")) return code;
+  return finish_eigen(cusolver::eigen(*params, device, stream));
+}
+
 const Backend& table() {
   static const Backend instance = [] {
     Backend t{};
@@ -173,6 +184,8 @@ const Backend& table() {
     t.event_record = event_record;
     t.event_elapsed_ms = event_elapsed_ms;
     add_kernels(t, gemm);
+    t.eigen_workspace = eigen_workspace;
+    t.eigen = eigen;
     return t;
   }();
   return instance;

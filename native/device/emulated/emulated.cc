@@ -7,6 +7,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "ops/gpu/emu.h"
 
@@ -157,6 +158,18 @@ int event_elapsed_ms(float* ms, void* first, void* last) {
   return 0;
 }
 
+// The library is whatever GALVANI_CUSOLVER names: here one that takes host memory for the device's.
+int eigen_workspace(EigenParams* params) { return finish_eigen(cusolver::workspace(*params, 0)); }
+int eigen(const EigenParams* params, void* stream) {
+  const int64_t k = params->k, size = static_cast<int64_t>(sizeof(double));
+  for (const auto& [pointer, bytes] : {std::pair<const void*, int64_t>{params->matrix, k * k * size},
+                                       {params->values, k * size},
+                                       {params->info, static_cast<int64_t>(sizeof(int32_t))},
+                                       {params->workspace, params->workspace_bytes}})
+    if (const int code = check_range("eigen", pointer, bytes)) return code;
+  return finish_eigen(cusolver::eigen(*params, 0, stream));
+}
+
 const Backend& table() {
   static const Backend instance = [] {
     Backend t{};
@@ -179,6 +192,8 @@ const Backend& table() {
     t.event_record = event_record;
     t.event_elapsed_ms = event_elapsed_ms;
     add_kernels(t, gemm_mma_entry);
+    t.eigen_workspace = eigen_workspace;
+    t.eigen = eigen;
     return t;
   }();
   return instance;

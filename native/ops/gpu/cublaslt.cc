@@ -1,7 +1,6 @@
 #include "ops/gpu/cublaslt.h"
 
 #include <dlfcn.h>
-#include <glob.h>
 
 #include <array>
 #include <cstdlib>
@@ -13,6 +12,7 @@
 
 #include "ops/gpu/cublaslt_facts.h"
 #include "ops/gpu/launchers.h"
+#include "ops/gpu/nvidia_library.h"
 #include "ops/gpu/refuse.h"
 
 namespace galvani::gpu::cublaslt {
@@ -22,27 +22,7 @@ namespace {
 
 std::vector<std::string> candidates() {
   if (const char* path = std::getenv("GALVANI_CUBLASLT"); path && *path) return {path};
-  std::vector<std::string> out = {"libcublasLt.so.13", "libcublasLt.so.12"};
-  const auto add = [&](const std::string& pattern) {
-    glob_t found{};
-    if (glob(pattern.c_str(), 0, nullptr, &found) == 0)
-      for (size_t i = found.gl_pathc; i-- > 0;) out.emplace_back(found.gl_pathv[i]);  // newest version first
-    globfree(&found);
-  };
-  const auto root = [](const char* name) {
-    const char* value = std::getenv(name);
-    return std::string(value ? value : "");
-  };
-  for (const std::string& home : {root("CUDA_HOME"), std::string("/usr/local/cuda")})
-    if (!home.empty()) add(home + "/lib64/libcublasLt.so.1[23]");
-  const std::string user = root("HOME");
-  for (const std::string& prefix : {root("VIRTUAL_ENV"), root("CONDA_PREFIX"), user.empty() ? user : user + "/.local",
-                                    std::string("/usr/local"), std::string("/usr")})
-    if (!prefix.empty())
-      for (const char* packages : {"site-packages", "dist-packages"})
-        for (const char* folder : {"cu13", "cublas"})
-          add(prefix + "/lib/python3*/" + packages + "/nvidia/" + folder + "/lib/libcublasLt.so.1[23]");
-  return out;
+  return nvidia_library_paths("cublasLt", {"13", "12"}, "cublas");
 }
 
 struct Library {

@@ -5,7 +5,7 @@
 
 namespace galvani::gpu {
 namespace {
-thread_local char message[512] = "";
+thread_local char message[1024] = "";
 }
 
 const char* last_message() { return message; }

@@ -90,4 +90,23 @@ struct WeightSumParams {
   WeightType out_type;  // F32, F16 or BF16
 };
 
+// Eigenvalues of a symmetric float64 matrix by a library of the device's (cusolver.h).
+struct EigenParams {
+  double* matrix;        // (k, k) upper triangle and diagonal; overwritten: with vectors, row i is the vector of values[i]
+  double* values;        // (k) ascending
+  int32_t* info;         // (1) 0, or how many values did not converge
+  int64_t k;
+  int32_t vectors;       // 0 or 1
+  void* workspace;       // device memory
+  int64_t workspace_bytes;
+  void* host_workspace;  // host memory, until the stream has come so far
+  int64_t host_workspace_bytes;
+};
+// Which library. All empty: none is asked for.
+struct EigenStatus {
+  char name[64];      // "cuSOLVER 12.0.4"
+  char path[512];
+  char problem[768];  // one line, when it is asked for and unusable
+};
+
 }  // namespace galvani::gpu
