@@ -16,7 +16,7 @@ class FileReader {
 
   // Exactly `bytes` at `offset`; from any thread. IO; BAD_FILE when the file ends before.
   void read(void* to, int64_t bytes, int64_t offset) const;
-  // Hints, never errors: will be read soon / will not be read again soon.
+  // A hint, never an error: will be read soon. Nothing where the range's end is in memory already.
   void will_need(int64_t offset, int64_t bytes) const;
   const std::string& path() const { return path_; }
 

@@ -71,19 +71,25 @@ class Stored {
       : view_(view), version_(version), end_(end), hooks_(hooks) {}
 
   void widen(int64_t at, int64_t count, float* out) {
-    if (!hooks_.read) return galvani::widen(view_, at, count, out);
+    const TensorView piece{view_.dtype, {count}, bytes(at, count)};
+    galvani::widen(piece, 0, count, out);
+  }
+  const uint16_t* bf16(int64_t at, int64_t count) { return reinterpret_cast<const uint16_t*>(bytes(at, count)); }
+
+ private:
+  // Elements [at, at + count) until the next call.
+  const std::byte* bytes(int64_t at, int64_t count) {
     const int64_t size = dtype_size(view_.dtype);
+    if (!hooks_.read) return view_.data + at * size;
     if (at + count > begin_ + held_) {
       begin_ = at;
       held_ = std::min(kPiece / size, end_ - at);
       buffer().resize(kPiece);
       hooks_.read(version_, begin_, held_, buffer().data());
     }
-    TensorView piece{view_.dtype, {held_}, buffer().data()};
-    galvani::widen(piece, at - begin_, count, out);
+    return buffer().data() + (at - begin_) * size;
   }
 
- private:
   // The kernel copies into it and the tiles read it: three of them fit into L2 together.
   static constexpr int64_t kPiece = 128 << 10;
   std::vector<std::byte>& buffer() const {
@@ -124,18 +130,29 @@ void band_sums(const std::vector<const TensorView*>& versions, const Bands& band
   const int64_t end = (row_end - 1) * bands.columns + column_begin + width;
   std::vector<Stored> stored;
   for (size_t v = 0; v <= steps; ++v) stored.emplace_back(*versions[v], v, end, hooks);
+  const bool all_bf16 =
+      std::all_of(versions.begin(), versions.end(), [](const TensorView* view) { return view->dtype == DType::kBF16; });
   int64_t padding = 0;
   for (int64_t row = row_begin; row < row_end; ++row) {
     for (int64_t at = 0; at < width; at += kTile) {
       const int64_t count = std::min(kTile, width - at), padded = (count + kLanes - 1) / kLanes * kLanes;
-      Tile tile{{tiles[0], tiles[1], tiles[2]}, padded, {nullptr, nullptr}, {0, 0}};
-      for (size_t v = 0; v < versions.size(); ++v) {
-        stored[v].widen(row * bands.columns + column_begin + at, count, tiles[v]);
-        std::fill(tiles[v] + count, tiles[v] + padded, 0.0f);
-      }
+      const int64_t first = row * bands.columns + column_begin + at;
+      Tile tile{{tiles[0], tiles[1], tiles[2]}, {nullptr, nullptr, nullptr}, padded, {nullptr, nullptr}, {0, 0}};
+      const auto widen_all = [&] {
+        for (size_t v = 0; v < versions.size(); ++v) {
+          tile.bf16[v] = nullptr;
+          stored[v].widen(first, count, tiles[v]);
+          std::fill(tiles[v] + count, tiles[v] + padded, 0.0f);
+        }
+      };
+      if (all_bf16 && padded == count)
+        for (size_t v = 0; v < versions.size(); ++v) tile.bf16[v] = stored[v].bf16(first, count);
+      else
+        widen_all();
       for (size_t s = 0; mass && s < steps; ++s) tile.columns[s] = result.columns[s].data() + at;
       padding += padded - count;
       if (!add(&tile, static_cast<int>(steps + 1), &lanes)) {
+        widen_all();
         out.non_finite += drop_non_finite(tiles, versions.size(), count);
         GALVANI_CHECK(add(&tile, static_cast<int>(steps + 1), &lanes));
       }

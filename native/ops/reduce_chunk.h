@@ -28,10 +28,12 @@ struct BandSums {
   uint32_t same[kLanes], opposite[kLanes];
 };
 
-// One stretch of a row. w: `count` widened weights each, count a multiple of kLanes (the caller pads with zeros).
+// One stretch of a row. w: `count` widened weights each, count a multiple of kLanes (the caller pads with zeros); or, where
+// all versions are bf16, bf16[v]: the same as stored, which saves writing and reading them once more (else null).
 // columns[s]: Σ Δ_s² per column, added to; may be null. row[s]: Σ Δ_s² of the stretch, written.
 struct Tile {
   const float* w[3];
+  const uint16_t* bf16[3];
   int64_t count;
   double* columns[2];
   double row[2];
@@ -75,7 +77,8 @@ double add_moments(const float* delta, int64_t count, double* sum, double* squar
 }
 
 // Entry by entry where few moved, else all of them; the same sums either way.
-void add_columns(const Tile& tile, const Moved& moved, const float* delta, int step) {
+template <typename Word>
+void add_columns(const Tile& tile, const Word* const* w, const Moved& moved, const float* delta, int step) {
   double* columns = tile.columns[step];
   if (4 * moved.count < tile.count) {
     for (int64_t i = 0; i < moved.count; ++i) {
@@ -85,7 +88,7 @@ void add_columns(const Tile& tile, const Moved& moved, const float* delta, int s
     return;
   }
   for (int64_t at = 0; at < tile.count; at += kLanes) {
-    const F8 d = floats(tile.w[step + 1] + at) - floats(tile.w[step] + at);
+    const F8 d = floats(w[step + 1] + at) - floats(w[step] + at);
     const D4 x0 = low(d), x1 = high(d);
     store(columns + at, load(columns + at) + x0 * x0);
     store(columns + at + 4, load(columns + at + 4) + x1 * x1);
@@ -152,11 +155,10 @@ void add_signs(const float* first, const float* second, int64_t count, BandSums&
   store(sums.opposite, opposite);
 }
 
-// False, with nothing added, when some entry is not finite.
-bool add_tile(Tile& tile, int versions, BandSums& sums) {
+template <typename Word>
+bool add_words(Tile& tile, const Word* const* w, int versions, BandSums& sums) {
   Moved moved;
-  if (!(versions == 3 ? split<3>(tile.w, tile.count, moved, sums.still) : split<2>(tile.w, tile.count, moved, sums.still)))
-    return false;
+  if (!(versions == 3 ? split<3>(w, tile.count, moved, sums.still) : split<2>(w, tile.count, moved, sums.still))) return false;
   sums.still_count += tile.count - moved.padded;
   const int64_t count = moved.padded;
   alignas(32) float delta[2][kTile];
@@ -166,7 +168,7 @@ bool add_tile(Tile& tile, int versions, BandSums& sums) {
     for (int64_t at = 0; at < count; at += kLanes)
       *reinterpret_cast<F8*>(delta[s] + at) = floats(after + at) - floats(before + at);
     tile.row[s] = add_moments(delta[s], count, sums.sum[s], sums.square[s], sums.cube[s], sums.fourth[s]);
-    if (tile.columns[s]) add_columns(tile, moved, delta[s], s);
+    if (tile.columns[s]) add_columns(tile, w, moved, delta[s], s);
     add_counts(before, after, delta[s], count, sums, s);
   }
   if (versions == 3) {
@@ -174,6 +176,11 @@ bool add_tile(Tile& tile, int versions, BandSums& sums) {
     add_signs(delta[0], delta[1], count, sums);
   }
   return true;
+}
+
+// False, with nothing added, when some entry is not finite.
+bool add_tile(Tile& tile, int versions, BandSums& sums) {
+  return tile.bf16[0] ? add_words(tile, tile.bf16, versions, sums) : add_words(tile, tile.w, versions, sums);
 }
 
 }  // namespace

@@ -18,10 +18,14 @@ typedef float F8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef double D4 __attribute__((vector_size(32), aligned(8), may_alias));
 typedef uint32_t U8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int32_t I8 __attribute__((vector_size(32)));
+typedef uint16_t H8 __attribute__((vector_size(16), aligned(2), may_alias));
 typedef uint64_t Q4 __attribute__((vector_size(32), aligned(8), may_alias));
 
 inline F8 floats(const float* from) { return *reinterpret_cast<const F8*>(from); }
 inline U8 bits(const float* from) { return *reinterpret_cast<const U8*>(from); }
+// Of bf16 as stored: those of the float32 it widens to.
+inline U8 bits(const uint16_t* from) { return __builtin_convertvector(*reinterpret_cast<const H8*>(from), U8) << 16; }
+inline F8 floats(const uint16_t* from) { return reinterpret_cast<F8>(bits(from)); }
 inline D4 low(F8 v) { return __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3), D4); }
 inline D4 high(F8 v) { return __builtin_convertvector(__builtin_shufflevector(v, v, 4, 5, 6, 7), D4); }
 inline Q4 low(U8 v) { return __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3), Q4); }

@@ -56,9 +56,9 @@ struct Moved {
 };
 
 // Adds Σ W² of the entries that did not move to `lanes` and packs the others. False, with nothing added, when some
-// entry is not finite.
-template <int kVersions>
-bool split(const float* const* w, int64_t count, Moved& moved, double* lanes) {
+// entry is not finite. Word: float, or uint16_t for bf16 as stored.
+template <int kVersions, typename Word>
+bool split(const Word* const* w, int64_t count, Moved& moved, double* lanes) {
   D4 x = load(lanes), y = load(lanes + 4);
   U8 largest{}, place = {0, 1, 2, 3, 4, 5, 6, 7};
   int64_t n = 0;

@@ -10,6 +10,7 @@ import { writeSafetensors } from '../../lib/checkpoint/safetensors.js';
 import { GalvaniError } from '../../lib/errors.js';
 import { native, type TensorBytes } from '../../lib/native.js';
 import { aggregate, type Characterization, characterize, metrics, verifyFrozen } from '../../lib/weights.js';
+import { bfloat16, float32, type Stored, writeTensors } from '../support/weight-files.js';
 
 const fixtures = fileURLToPath(new URL('../fixtures/weights/', import.meta.url));
 const base = join(fixtures, 'base.safetensors');
@@ -300,6 +301,41 @@ describe('determinism', () => {
       characterize({ before: base, mid, after: rl, spectra: true, mass: true, subspace: 3, threads });
     const [one, three] = [await run(1), await run(3)];
     expect(three).toEqual(one); // exact: toEqual compares numbers by Object.is
+  });
+
+  it('gives the same bits for bf16, worked on as stored, as for its values in float32', async () => {
+    const state = { seed: 1 };
+    const draw = () => noise(1, state.seed++)[0]!;
+    // Rows of whole vectors, rows with a rest, a vector; few moved, many moved, some not finite.
+    const shapes = { even: [40, 64], odd: [33, 1021], wide: [2, 4099], bias: [77] };
+    const rows = Object.entries(shapes).map(([name, shape]) => {
+      const count = shape.reduce((a, b) => a * b, 1);
+      const versions = [noise(count, state.seed++, 0.05)];
+      for (const share of [0.1, 0.9])
+        versions.push(versions.at(-1)!.map((value) => (draw() + 0.5 < share ? value * (1 + 0.02 * draw()) : value)));
+      if (name === 'odd') versions[1]![500] = Number.NaN;
+      if (name === 'even') versions[2]![64] = Number.POSITIVE_INFINITY;
+      return { name, shape, versions: versions.map((values) => bfloat16(shape, values)) };
+    });
+    const widened = ({ shape, data }: Stored): Stored => {
+      const words = new Uint16Array(data.buffer, data.byteOffset, data.length / 2);
+      return float32(shape, new Float32Array(Uint32Array.from(words, (word) => word << 16).buffer));
+    };
+    const run = async (kind: string, as: (stored: Stored) => Stored) => {
+      const [before, second, after] = [0, 1, 2].map((v) =>
+        writeTensors(
+          folder,
+          `${kind}-${v}.safetensors`,
+          Object.fromEntries(rows.map(({ name, versions }) => [name, as(versions[v]!)])),
+        ),
+      );
+      const three = await characterize({ before: before!, mid: second!, after: after!, mass: true });
+      const two = await characterize({ before: before!, after: after!, mass: true });
+      return [three, two].map(({ tensors }) => tensors.map(({ dtypes: _, ...numbers }) => numbers));
+    };
+    const stored = await run('bf16', (one) => one);
+    expect(stored[0]!.map(({ nonFinite }) => nonFinite)).toEqual([0, 1, 1, 0]);
+    expect(stored).toEqual(await run('float32', widened));
   });
 
   it('gives the same sums whatever the instruction set', () => {
