@@ -244,11 +244,14 @@ function xAxis(
   centre: number,
   text: string,
 ): string[] {
-  const smallest = places.length > 1 ? Math.min(...places.slice(1).map((p, i) => p - places[i]!)) : 1;
-  const shown = thinned(places.length, pitch * smallest, widest(places.map(String)) + 8);
+  // Of places with fractions the whole ones, where they suffice.
+  const whole = places.filter(Number.isInteger);
+  const marked = whole.length > 2 ? whole : places;
+  const smallest = marked.length > 1 ? Math.min(...marked.slice(1).map((p, i) => p - marked[i]!)) : 1;
+  const shown = thinned(marked.length, pitch * smallest, widest(marked.map(String)) + 8);
   return [
     ...shown.map((i) =>
-      label(String(places[i]), { class: 'tick', x: x(places[i]!), y: bottom + 17, 'text-anchor': 'middle' }),
+      label(String(marked[i]), { class: 'tick', x: x(marked[i]!), y: bottom + 17, 'text-anchor': 'middle' }),
     ),
     label(text, { class: 'axis-label', x: centre, y: bottom + 35, 'text-anchor': 'middle' }),
   ];

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "core/status.h"
@@ -149,6 +150,10 @@ std::vector<double> LanczosEstimate::curve(int64_t k) const {
     const double span = places[at + 1] - places[at], share = span > 0 ? (place - places[at]) / span : 0;
     out[static_cast<size_t>(i)] = values[at] + std::clamp(share, 0.0, 1.0) * (values[at + 1] - values[at]);
   }
+  // As of an exact spectrum (spectrum.h): eigenvalues of G that small are rounding.
+  const double resolution = std::sqrt(static_cast<double>(k) * std::numeric_limits<double>::epsilon()) * largest;
+  for (double& value : out)
+    if (value < resolution) value = 0;
   return out;
 }
 

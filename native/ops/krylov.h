@@ -22,7 +22,8 @@ struct LanczosEstimate {
   std::vector<double> nodes;   // singular values, descending
   std::vector<double> shares;  // of the k values each node stands for; sums to 1
 
-  // k values with this distribution, descending: a curve to draw, not the values themselves.
+  // k values with this distribution, descending: a curve to draw, not the values themselves. 0: below the resolution of a
+  // Gram matrix.
   std::vector<double> curve(int64_t k) const;
 };
 // square: ‖A‖_F² when known, to which the nodes are then scaled; 0 otherwise.
